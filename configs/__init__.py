@@ -1,0 +1,1 @@
+"""Experiments: a run is a file."""

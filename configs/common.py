@@ -1,0 +1,92 @@
+"""What every experiment has in common: all top-level keys, with their meaning.
+
+A config names plug-ins (`generator.name`, `encoder.name`, ...) and states only
+the options it changes: the rest are the plug-in's own defaults, filled in when
+the config is loaded and printed at start.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the defaults: SimCLR on a generator's views, nothing named yet."""
+  c = ml_collections.ConfigDict()
+  c.job = "train"  # train | evaluate | compile_only | game | study
+  c.title = ""  # the run's row in the report; empty: the config's file name
+  c.seed = 0
+  c.precision = "float32"  # or bfloat16: compute of generator and encoder
+  c.global_batch = 256  # b: anchors per step, over all devices
+  c.total_steps = 0  # exactly one of the three is positive
+  c.total_epochs = 0.0  # of data.train (array, mix) or sampler.num_anchors
+  c.total_examples = 0  # anchors
+  c.steps_per_call = 1  # steps scanned inside one call of the program
+  c.compilation_cache = "user"  # user | workdir | off | a folder
+
+  c.generator = ml_collections.ConfigDict({"name": ""})
+  c.sampler = ml_collections.ConfigDict(
+    {"num_anchors": 0}  # 0: endless; N: a virtual data set of N anchors
+  )
+  c.source = ml_collections.ConfigDict(
+    {
+      "name": "generator",  # generator | array | mix
+      "mix_ratio": 0.5,  # mix: probability that an anchor is a real image
+    }
+  )
+  c.views = ml_collections.ConfigDict(
+    {
+      "num_views": 2,  # v
+      "anchor_first": True,  # view 0 is the anchor; False: T_z on all views
+      "latent": {"name": "gaussian"},  # T_z
+      "pixel": {"name": "simclr"},  # T_x
+    }
+  )
+  c.encoder = ml_collections.ConfigDict({"name": "small"})
+  c.objective = ml_collections.ConfigDict({"name": "simclr"})
+  c.optimizer = ml_collections.ConfigDict({"name": "sgd"})
+  c.schedule = ml_collections.ConfigDict({"name": "cosine"})
+  c.ema_decay = 0.0  # 0: none; else evaluations use the averaged weights
+
+  c.data = ml_collections.ConfigDict({"name": "fashion_mnist_mini"})
+  c.evaluations = ml_collections.ConfigDict()
+  c.evaluate_every_steps = 0  # 0: only at the end
+  c.log_every_steps = 50
+  c.writers = ml_collections.ConfigDict(
+    {"tensorboard": True, "wandb": False, "wandb_project": "genrep_jax"}
+  )
+  c.checkpoint = ml_collections.ConfigDict({"every_steps": 1000, "keep": 2})
+  c.report = ml_collections.ConfigDict(
+    {
+      "floors": True,  # evaluate raw pixels and the untrained encoder too
+      "recorded": "",  # table of recorded rows to print beside this run's
+    }
+  )
+  c.study = ml_collections.ConfigDict(
+    {
+      "base": "",  # job study: the experiment that every row varies
+      "rows": (),  # ((name, ("key=value", ...)), ...)
+      "seeds": (0,),
+      "parallel": 1,  # runs at a time, each on its share of the cores
+    }
+  )
+  c.distributed = ml_collections.ConfigDict(
+    {
+      "mode": "auto",  # auto | on | off: call jax.distributed.initialize?
+      "coordinator": "",  # host:port; empty: found by JAX (TPU, SLURM, GKE)
+      "num_processes": 0,
+      "process_id": -1,
+    }
+  )
+  c.lock()  # a misspelt key in an experiment's file is an error...
+  for room in (
+    c.generator,
+    c.views.latent,
+    c.views.pixel,
+    c.encoder,
+    c.objective,
+    c.optimizer,
+    c.schedule,
+    c.data,
+    c.evaluations,
+  ):
+    room.unlock()  # ... and a plug-in's options are checked when it is known
+  return c

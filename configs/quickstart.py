@@ -1,0 +1,30 @@
+"""Quick start: learn features of clothes from a generator alone.
+
+Command:  python -m genrep_jax.main --config configs/quickstart.py \
+            --workdir runs/quickstart
+Hardware: two CPU cores, no accelerator, no network.
+"""
+
+from configs import common
+
+
+def get_config():
+  """SimCLR on Gaussian latent views of the embedded generator, with T_x."""
+  c = common.get_config()
+  c.title = "GenRep T_z + T_x"
+  c.global_batch = 256
+  c.total_steps = 600
+  c.generator.name = "small"
+  c.generator.weights = "asset:fashion_mnist_unconditional.safetensors"
+  c.views.latent.name = "gaussian"
+  c.views.latent.sigma = 0.5
+  c.views.pixel.name = "simclr"
+  c.encoder.name = "small"
+  c.objective.name = "simclr"
+  c.objective.temperature = 0.2
+  c.optimizer.name = "adamw"
+  c.optimizer.learning_rate = 2e-3
+  c.evaluations.knn = {"name": "knn"}
+  c.evaluations.linear = {"name": "linear"}
+  c.evaluate_every_steps = 200
+  return c

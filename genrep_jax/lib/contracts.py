@@ -1,0 +1,183 @@
+"""What a plug-in of each room is. Read this file to write one.
+
+Shape letters, here and everywhere: b anchors (the global batch), v views,
+n = b*v rows, h w c image, f feature, d embedding, k classes, m side of a local
+map. Images are [b h w c] or [b v h w c], float, in [-1, 1]. Masks say
+True = keep. Every function is pure: same arguments, same bits.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Tree = Any  # a pytree of arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator:
+  """A frozen image generator: `generators/<name>.py: make(cfg, *, dtype)`.
+
+  Attributes:
+    resolution: (h, w) of the images, in pixels.
+    channels: c, 1 or 3.
+    latent_dim: length of one latent z.
+    num_classes: k; 0 means unconditional.
+    init: key -> variables, random weights of the right shapes.
+    sample: key -> (z [latent_dim], y int32 scalar) for ONE anchor; y is 0 when
+      the generator is unconditional. The trainer vmaps it.
+    apply: (variables, z [n latent_dim], y [n]) -> images [n h w c] in [-1, 1].
+      No mutable collection; batch norms use stored statistics.
+  """
+
+  resolution: tuple[int, int]
+  channels: int
+  latent_dim: int
+  num_classes: int
+  init: Callable[[Array], Tree]
+  sample: Callable[[Array], tuple[Array, Array]]
+  apply: Callable[[Tree, Array, Array], Array]
+
+
+# T_z, `views/latent/<name>.py: make(cfg, generator)`:
+# (key, z [latent_dim], y) -> z' [latent_dim], for one anchor.
+LatentView = Callable[[Array, Array, Array], Array]
+
+# T_x, `views/pixel/<name>.py: make(cfg)`:
+# (key, image [h w c] in [-1, 1]) -> view [h' w' c], normalised; sizes static.
+PixelView = Callable[[Array, Array], Array]
+
+
+class Features(NamedTuple):
+  """What an encoder says of images: pooled [... f], local [... m m c] or None."""
+
+  pooled: Array
+  local: Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+  """A trained image encoder: `encoders/<name>.py: make(cfg, *, dtype)`.
+
+  Attributes:
+    init: (key, image_shape (h, w, c)) -> variables
+      {"params": ..., "batch_stats": ...}; "batch_stats" is {} without BN.
+    apply: (variables, images [n h w c], *, train: bool, local: bool=False) ->
+      (Features with float32 leaves, batch_stats). In training the batch norms
+      see the whole (global) batch and batch_stats are the updated ones; else
+      they are returned unchanged.
+  """
+
+  init: Callable[[Array, tuple[int, int, int]], Tree]
+  apply: Callable[..., tuple[Features, Tree]]
+
+
+class Views(NamedTuple):
+  """What the encoder was shown: the generator's side of one batch.
+
+  Attributes:
+    images: [b v h w c], after T_x.
+    latents: [b v latent_dim], after T_z; None for real images.
+    anchors: [b latent_dim], before T_z; None for real images.
+    labels: int32 [b], the class given to the generator or of the real image;
+      None when there is none.
+  """
+
+  images: Array
+  latents: Array | None = None
+  anchors: Array | None = None
+  labels: Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """A training objective: `objectives/<name>.py: make(cfg, heads)`.
+
+  `heads` is the module `encoders.heads`, handed in because rooms do not import
+  each other. Sees GLOBAL arrays under jit: no axis names, no gathers.
+
+  Attributes:
+    requires: subset of {"local", "target", "labels", "latents"}.
+    min_views: smallest V it is defined for.
+    init: (key, features) -> (head params, objective state), where `features` is
+      a Features of ShapeDtypeStructs [b v f]; state is {} when there is none.
+    apply: (head_params, features, views, target_features, state, key) ->
+      (float32 scalar loss, metrics dict of scalars, new state). Features are
+      [b v f]; the loss is a batch mean, computed in float32.
+    chance: (num_anchors, num_views) -> loss of embeddings that carry no
+      information, or None where the objective has no such level.
+  """
+
+  requires: frozenset[str]
+  min_views: int
+  init: Callable[[Array, Features], tuple[Tree, Tree]]
+  apply: Callable[..., tuple[Array, Mapping[str, Array], Tree]]
+  chance: Callable[[int, int], float | None]
+
+
+class Split(NamedTuple):
+  """Real images: images uint8 [N h w c] and labels int32 [N], numpy."""
+
+  images: Any
+  labels: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A real image set: `data/<name>.py: make(cfg) -> Dataset`.
+
+  Attributes:
+    name: for tables and messages.
+    num_classes: k.
+    class_names: one name per class, or ().
+    train: a Split.
+    test: a Split.
+  """
+
+  name: str
+  num_classes: int
+  class_names: Sequence[str]
+  train: Split
+  test: Split
+
+
+# An evaluation, `evaluations/<name>.py: make(cfg, encode, mesh) -> run`:
+# `encode(variables, images float32 [n h w c] in [-1, 1]) -> features [n f]` is
+# jit-able; `run(variables)` yields (metric name, value), and the metric's name
+# carries its protocol, e.g. "knn20_accuracy".
+Evaluation = Callable[[Tree], Iterable[tuple[str, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What the loop runs: the one XLA program of a training job or of a game.
+
+  Attributes:
+    init: () -> state; jit-able; `state.step` is an int32 scalar.
+    step: (state, frozen) -> (state, clu metrics collection); pure, not jitted.
+    frozen: pytree of numpy or jax arrays that no step changes (generator
+      weights, resident real images); passed, not donated, never closed over.
+    frozen_shardings: pytree (prefix) of shardings of `frozen`.
+    examples_per_step: anchors (or real images) one step consumes.
+    images_per_step: images one step shows to the trained network.
+    total_steps: length of the run.
+    encode: (variables, images [n h w c]) -> features [n f], or None.
+    encoder_variables: state -> the variables `encode` wants, or None.
+    preview: (state, frozen) -> {picture name: images [rows columns h w c] in
+      [-1, 1]}, what the trained network is shown or what a game draws.
+    facts: lines of the start banner, {what: value}.
+  """
+
+  init: Callable[[], Tree]
+  step: Callable[[Tree, Tree], tuple[Tree, Any]]
+  frozen: Tree
+  frozen_shardings: Tree
+  examples_per_step: int
+  images_per_step: int
+  total_steps: int
+  preview: Callable[[Tree, Tree], Mapping[str, Array]]
+  facts: Mapping[str, str]
+  encode: Callable[[Tree, Array], Array] | None = None
+  encoder_variables: Callable[[Tree], Tree] | None = None

@@ -1,0 +1,18 @@
+"""Errors a user can cause, and the exit codes a scheduler can read."""
+
+EXIT_OK = 0
+EXIT_USAGE = 2  # bad input: one line on stderr, nothing written
+EXIT_DIVERGED = 3  # a NaN or infinity stopped the run: do not retry
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL: state saved, run the same command again
+
+
+class UsageError(ValueError):
+  """Bad input. Its message is one line: what was given, what is allowed."""
+
+
+class Diverged(RuntimeError):
+  """A loss or gradient left the finite numbers; the message names the step."""
+
+
+class Preempted(RuntimeError):
+  """The run was asked to stop, and its state is saved."""

@@ -1,0 +1,1 @@
+"""Things a person runs: `python -m genrep_jax.tools.NAME --help`."""
