@@ -1,0 +1,1 @@
+"""Trained image encoders: images [n h w c] -> features [n f]."""
