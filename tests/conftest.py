@@ -1,0 +1,61 @@
+"""Every test sees eight CPU devices; slow ones wait for --slow."""
+
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+
+import pytest
+
+_COUNT = "xla_force_host_platform_device_count"
+_FIXTURES = pathlib.Path(__file__).resolve().parent / "fixtures"
+
+# Devices are counted when JAX starts, and the subprocesses of tests inherit
+# this: so it comes before any import of JAX.
+assert "jax" not in sys.modules, "a pytest plug-in imported jax too early"
+os.environ["JAX_PLATFORMS"] = "cpu"
+if _COUNT not in os.environ.get("XLA_FLAGS", ""):
+  flags = os.environ.get("XLA_FLAGS", "")
+  os.environ["XLA_FLAGS"] = f"{flags} --{_COUNT}=8".strip()
+
+# One compilation cache per run of the tests, shared with the processes that
+# tests start and gone afterwards: it saves compiling a program again in every
+# one of them, and a stale entry cannot hide anything from the next run.
+_cache = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  _cache = tempfile.mkdtemp(prefix="genrep_tests_cache_")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    "--slow", action="store_true", help="run the tests marked slow, too"
+  )
+
+
+def pytest_collection_modifyitems(config, items):
+  if config.getoption("--slow"):
+    return
+  skip = pytest.mark.skip(reason="slow: runs with --slow")
+  for item in items:
+    if "slow" in item.keywords:
+      item.add_marker(skip)
+
+
+def pytest_unconfigure(config):
+  del config
+  if _cache is not None:
+    shutil.rmtree(_cache, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def fixture():
+  """Returns a function: name of a file of tests/fixtures -> its path."""
+
+  def path(name: str) -> pathlib.Path:
+    found = _FIXTURES / name
+    assert found.is_file(), f"tests/fixtures has no {name}"
+    return found
+
+  return path
