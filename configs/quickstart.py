@@ -19,6 +19,9 @@ def get_config():
   c.views.latent.name = "gaussian"
   c.views.latent.sigma = 0.5
   c.views.pixel.name = "simclr"
+  c.views.pixel.crop_px = 0  # 28, as the images
+  c.views.pixel.mean = (0.5,)
+  c.views.pixel.std = (0.5,)
   c.encoder.name = "small"
   c.objective.name = "simclr"
   c.objective.temperature = 0.2

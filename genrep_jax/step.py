@@ -372,6 +372,12 @@ def jit(program: contracts.Program, mesh, steps_per_call: int = 1):
   )
 
 
+def _normalisation(cfg):
+  """Mean and std that T_x normalises with; a foreign T_x may have neither."""
+  pixel = cfg.views.pixel
+  return pixel.get("mean", (0.5,)), pixel.get("std", (0.5,))
+
+
 def build(cfg, mesh) -> contracts.Program:
   """Builds the training program of a config.
 
@@ -417,13 +423,17 @@ def build(cfg, mesh) -> contracts.Program:
   train_step = make_train_step(cfg, parts, mesh)
   views = stages.make_views(cfg, parts, mesh)
 
+  mean, std = (jnp.asarray(x, jnp.float32) for x in _normalisation(cfg))
+
   def preview(state, frozen):
     shown, before = views(state.step, frozen)
     rows = min(8, cfg.global_batch)
-    return {"views_before_pixel": before[:rows], "views": shown.images[:rows]}
+    after = (shown.images[:rows] * std + mean) * 2 - 1
+    return {"views_before_pixel": before[:rows], "views": after}
 
   def encode(variables, images):
-    images = eval_pixels(cfg, images)
+    # As T_x hands them on, but whole: normalised, nothing cut or jittered.
+    images = ((images + 1) / 2 - mean) / std
     return parts.encoder.apply(variables, images, train=False)[0].pooled
 
   def encoder_variables(state):

@@ -36,6 +36,7 @@ MAY_DIFFER = (
   "log_every_steps",
   "evaluate_every_steps",
   "steps_per_call",
+  "stop_at_step",
   "compilation_cache",
   "checkpoint",
   "writers",
@@ -62,8 +63,9 @@ def make_evaluations(cfg, program: contracts.Program, mesh, encode=None):
     module = plugins.resolve("evaluations", entry.name)
     every = entry.every_steps
     entry = entry.copy_and_resolve_references()
-    with entry.unlocked():
-      entry.data = cfg.data
+    if not entry.data.name:
+      with entry.unlocked():
+        entry.data = cfg.data
     run = module.make(entry, encode or program.encode, mesh)
     made.append((name, cfg.evaluate_every_steps if every < 0 else every, run))
   return made
@@ -256,7 +258,7 @@ def train(cfg, workdir, program, mesh, evaluations, side, clock) -> dict:
             + " ".join(f"{k} {v:.4f}" for k, v in results.items())
           )
         # 7. Preempt.
-        if not last and stop.requested(step):
+        if not last and (stop.requested(step) or step == cfg.stop_at_step):
           store.save(step, state)
           store.wait()
           raise errors.Preempted(

@@ -80,6 +80,8 @@ def complete(config: ml_collections.ConfigDict) -> None:
     if "name" not in entry:
       entry.name = name
     _fill(entry, f"evaluations.{name}", "evaluations")
+    if entry.data.name:
+      _fill(entry.data, f"evaluations.{name}.data", "data")
   from genrep_jax.lib import optim, schedules  # floor 0, but imports jax
 
   for path, module in (("optimizer", optim), ("schedule", schedules)):

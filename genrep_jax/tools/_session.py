@@ -11,9 +11,7 @@ from clu import parameter_overview
 
 from genrep_jax import state as state_lib, step as step_lib, train
 from genrep_jax.lib import (
-  checkpoint,
   errors,
-  hlo,
   mesh as mesh_lib,
   plugins,
   versions,
@@ -158,6 +156,8 @@ def side(config, program) -> dict:
 
 def compile_only(config, program, mesh) -> int:
   """Compiles the step for these devices and prints what it costs."""
+  from genrep_jax.lib import hlo
+
   state, frozen = state_lib.abstract(program, mesh)
   jitted = step_lib.jit(program, mesh, config.steps_per_call)
   train.say(hlo.describe(jitted.lower(state, frozen).compile()))
@@ -166,11 +166,12 @@ def compile_only(config, program, mesh) -> int:
 
 def evaluate(config, workdir, program, mesh, evaluations, side_) -> int:
   """Evaluates the newest sound checkpoint and prints the logged numbers."""
-  folder = pathlib.Path(workdir) / "checkpoints"
-  if not checkpoint.has_checkpoint(folder):
-    raise errors.UsageError(f"evaluate: no checkpoint in {str(folder)!r}")
   store, state = train.restore(config, workdir, program, mesh, side_)
   store.close()
+  if state is None:
+    raise errors.UsageError(
+      f"evaluate: no checkpoint in {str(store.directory)!r}"
+    )
   variables = program.encoder_variables(state)
   train.say(f"step {int(state.step)}")
   for name, value in train.evaluate(evaluations, variables).items():

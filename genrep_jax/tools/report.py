@@ -140,7 +140,7 @@ def read_metrics(path) -> dict[str, list[tuple[int, float]]]:
   return curves
 
 
-def plot_curves(curves, rows, path) -> None:
+def plot_curves(curves, rows, chance, path) -> None:
   """Draws the loss and the kNN accuracy over the steps, with the floors."""
   import matplotlib
 
@@ -150,13 +150,8 @@ def plot_curves(curves, rows, path) -> None:
   figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), dpi=110)
   steps, values = zip(*curves["loss"])
   axes[0].plot(steps, values, color="#1f5fa8")
-  if "chance_loss" in curves:
-    axes[0].axhline(
-      curves["chance_loss"][0][1],
-      color="#999999",
-      linestyle="--",
-      label="chance",
-    )
+  if chance is not None:
+    axes[0].axhline(chance, color="#999999", linestyle="--", label="chance")
     axes[0].legend(frameon=False)
   axes[0].set(xlabel="step", ylabel="loss", title="contrastive loss")
   knn = [name for name in curves if name.startswith("knn")]
@@ -237,7 +232,9 @@ def write_html(workdir, summary) -> pathlib.Path:
   workdir = pathlib.Path(workdir)
   curves = read_metrics(workdir / "metrics.jsonl")
   if "loss" in curves:
-    plot_curves(curves, summary["rows"], workdir / "curves.png")
+    chance = summary["facts"].get("chance level of the loss")
+    chance = None if chance is None else float(chance)
+    plot_curves(curves, summary["rows"], chance, workdir / "curves.png")
   facts = "".join(
     f"<tr><td>{html.escape(str(name))}</td>"
     f"<td><code>{html.escape(str(value))}</code></td></tr>"

@@ -1,0 +1,104 @@
+"""Small experiments that every test of the core can afford."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+
+from genrep_jax import state as state_lib, step as step_lib
+from genrep_jax.lib import configs, mesh as mesh_lib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# The quick start, shrunk: same plug-ins, random generator weights, 28x28.
+TINY = (
+  "generator.weights=",
+  "generator.sha256=",
+  "generator.widths=(8, 4)",
+  "generator.extra_convs=(0, 0)",
+  "generator.latent_dim=8",
+  "encoder.width=8",
+  "global_batch=16",
+  "total_steps=20",
+  "evaluate_every_steps=0",
+  "log_every_steps=5",
+  "checkpoint.every_steps=5",
+  "report.recorded=",
+  "compilation_cache=off",
+)
+
+
+def tiny(*overrides):
+  """Returns the quick start's config, shrunk, with overrides on top."""
+  return configs.load(
+    str(ROOT / "configs" / "quickstart.py"), [*TINY, *overrides]
+  )
+
+
+def flags(*overrides):
+  """The same as command-line words."""
+  return [f"--config.{text}" for text in (*TINY, *overrides)]
+
+
+def mesh_of(devices: int):
+  """A mesh over the first `devices` of the eight fake ones."""
+  return mesh_lib.make_mesh(jax.devices()[:devices])
+
+
+def open_program(config, devices=1):
+  """Builds a program; returns (program, mesh, state, frozen)."""
+  mesh = mesh_of(devices)
+  program = step_lib.build(config, mesh)
+  return (
+    program,
+    mesh,
+    state_lib.initial(program, mesh),
+    state_lib.put_frozen(program, mesh),
+  )
+
+
+def leaves(tree) -> dict[str, np.ndarray]:
+  """Flattens a tree to {path: numpy array}."""
+  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(path): np.asarray(x) for path, x in flat}
+
+
+def command(*words, devices=1, **environment):
+  """Arguments of `subprocess` for a `python -m` command of ours."""
+  env = {
+    **os.environ,
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "JAX_PLATFORMS": "cpu",
+    **environment,
+  }
+  return {
+    "args": [sys.executable, "-m", *words],
+    "cwd": ROOT,
+    "env": env,
+    "text": True,
+  }
+
+
+def run(*words, devices=1, timeout=300, **environment):
+  """Runs such a command to its end; returns the CompletedProcess."""
+  return subprocess.run(
+    **command(*words, devices=devices, **environment),
+    capture_output=True,
+    timeout=timeout,
+    check=False,
+  )
+
+
+def main(workdir, *overrides, **options):
+  """Runs main.py on the tiny experiment."""
+  return run(
+    "genrep_jax.main",
+    "--config",
+    "configs/quickstart.py",
+    "--workdir",
+    str(workdir),
+    *flags(*overrides),
+    **options,
+  )

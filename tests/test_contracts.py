@@ -1,0 +1,195 @@
+"""Every plug-in of every room keeps its contract (lib/contracts.py).
+
+A new file of a room is tested here before its author writes a test: it jits,
+has the right shapes, gives the same bits for the same key, puts the batch axis
+first and keeps no state.
+"""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from genrep_jax.encoders import heads
+from genrep_jax.lib import contracts, errors, plugins
+
+# What a plug-in needs beyond its defaults to be made at all.
+SMALL = {
+  ("generators", "small"): {"widths": (8, 4), "extra_convs": (0, 0)},
+  ("encoders", "resnet"): {"depth": 18, "width": 0.125, "stem": "small"},
+  ("encoders", "small"): {"width": 8},
+  ("data", "fashion_mnist"): None,  # need files that are not in the package:
+  ("data", "tfds"): None,  # their own tests make some
+}
+KEY = jax.random.key(0)
+
+
+def every(room):
+  """Parametrises a test over the plug-ins of a room."""
+  return pytest.mark.parametrize("name", plugins.names(room))
+
+
+def make(room, name, *arguments, **options):
+  """Makes a plug-in from its defaults, shrunk."""
+  module = plugins.resolve(room, name)
+  values = {"name": name, **module.default_config()}
+  values |= SMALL.get((room, name), {})
+  return module.make(ml_collections.ConfigDict(values), *arguments, **options)
+
+
+def same_bits(one, other):
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@every("generators")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_generator(name, dtype):
+  generator = make("generators", name, dtype=dtype)
+  assert isinstance(generator, contracts.Generator)
+  variables = jax.jit(generator.init)(KEY)
+  same_bits(variables, jax.jit(generator.init)(KEY))
+  keys = jax.random.split(KEY, 3)
+  z, y = jax.jit(jax.vmap(generator.sample))(keys)
+  assert z.shape == (3, generator.latent_dim) and z.dtype == jnp.float32
+  assert y.shape == (3,) and y.dtype == jnp.int32
+  assert (y >= 0).all() and (y < max(1, generator.num_classes)).all()
+  one = generator.sample(keys[1])
+  same_bits(one, (z[1], y[1]))
+  shape = (3, *generator.resolution, generator.channels)
+  abstract = jax.eval_shape(generator.apply, variables, z, y)
+  assert abstract.shape == shape
+  images = jax.jit(generator.apply)(variables, z, y)
+  same_bits(images, jax.jit(generator.apply)(variables, z, y))
+  assert float(jnp.abs(images).max()) <= 1.0
+  # Batch axis first, and rows do not see each other (stored statistics).
+  flipped = jax.jit(generator.apply)(variables, z[::-1], y[::-1])[::-1]
+  np.testing.assert_allclose(
+    np.float32(flipped), np.float32(images), atol=1e-5
+  )
+
+
+@every("views/latent")
+def test_latent_view(name):
+  generator = make("generators", "small", dtype=jnp.float32)
+  view = make("views/latent", name, generator)
+  z, y = generator.sample(KEY)
+  moved = jax.jit(view)(KEY, z, y)
+  assert moved.shape == z.shape and moved.dtype == z.dtype
+  same_bits(moved, jax.jit(view)(KEY, z, y))
+  batch = jax.vmap(view)(
+    jax.random.split(KEY, 4), jnp.stack([z] * 4), jnp.stack([y] * 4)
+  )
+  assert batch.shape == (4, *z.shape)
+
+
+@every("views/pixel")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixel_view(name, channels):
+  view = make("views/pixel", name)
+  image = jax.random.uniform(KEY, (28, 28, channels), minval=-1)
+  abstract = jax.eval_shape(view, KEY, image)
+  assert len(abstract.shape) == 3 and abstract.shape[-1] == channels
+  shown = jax.jit(view)(KEY, image)
+  same_bits(shown, jax.jit(view)(KEY, image))
+  batch = jax.vmap(view)(
+    jnp.stack([KEY, jax.random.key(1)]), jnp.stack([image, image])
+  )
+  assert batch.shape == (2, *abstract.shape)
+  np.testing.assert_allclose(batch[0], shown, atol=1e-5)
+
+
+@every("encoders")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_encoder(name, dtype):
+  encoder = make("encoders", name, dtype=dtype)
+  variables = jax.jit(encoder.init, static_argnums=1)(KEY, (28, 28, 1))
+  assert set(variables) == {"params", "batch_stats"}
+  images = jax.random.normal(KEY, (4, 28, 28, 1))
+
+  def apply(train, local=False):
+    return jax.jit(
+      lambda v, x: encoder.apply(v, x, train=train, local=local)
+    )(variables, images)
+
+  features, stats = apply(False)
+  assert features.pooled.shape[0] == 4 and features.pooled.ndim == 2
+  assert features.pooled.dtype == jnp.float32 and features.local is None
+  same_bits(stats, variables["batch_stats"])
+  trained, new_stats = apply(True, local=True)
+  assert jax.tree.structure(new_stats) == jax.tree.structure(stats)
+  n, m, width, _ = trained.local.shape
+  assert n == 4 and m == width
+  same_bits((trained, new_stats), apply(True, local=True))
+
+
+@every("objectives")
+@pytest.mark.parametrize("views", [2, 3])
+def test_objective(name, views):
+  objective = make("objectives", name, heads)
+  assert objective.requires <= {"local", "target", "labels", "latents"}
+  views = max(views, objective.min_views)
+  features = contracts.Features(
+    jax.random.normal(KEY, (6, views, 16)),
+    jax.random.normal(KEY, (6, views, 2, 2, 8)),
+  )
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), features
+  )
+  params, state = jax.jit(lambda k: objective.init(k, abstract))(KEY)
+  shown = contracts.Views(
+    images=jnp.zeros((6, views, 4, 4, 1)),
+    latents=jax.random.normal(KEY, (6, views, 5)),
+    anchors=jax.random.normal(KEY, (6, 5)),
+    labels=jnp.arange(6, dtype=jnp.int32) % 3,
+  )
+
+  @jax.jit
+  def apply(params, state):
+    return objective.apply(params, features, shown, None, state, KEY)
+
+  loss, extra, new_state = apply(params, state)
+  assert loss.shape == () and loss.dtype == jnp.float32
+  assert all(jnp.shape(value) == () for value in extra.values())
+  assert jax.tree.structure(new_state) == jax.tree.structure(state)
+  same_bits(loss, apply(params, state)[0])
+  grads = jax.grad(lambda p: apply(p, state)[0])(params)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+  chance = objective.chance(6, views)
+  assert chance is None or chance > 0
+
+
+@every("data")
+def test_data(name):
+  if SMALL.get(("data", name), {}) is None:
+    pytest.skip("needs files from outside; see tests/data")
+  dataset = make("data", name)
+  for split in (dataset.train, dataset.test):
+    assert split.images.dtype == np.uint8 and split.images.ndim == 4
+    assert split.labels.dtype == np.int32
+    assert len(split.images) == len(split.labels)
+    assert set(np.unique(split.labels)) == set(range(dataset.num_classes))
+
+
+@pytest.mark.parametrize(
+  "room", ["generators", "encoders", "objectives", "data", "views/pixel"]
+)
+def test_a_misspelt_name_lists_what_exists(room):
+  known = plugins.names(room)
+  with pytest.raises(errors.UsageError) as raised:
+    plugins.resolve(room, known[0] + "x")
+  (line,) = str(raised.value).splitlines()
+  assert f"nearest: {known[0]!r}" in line
+  assert all(name in line for name in known)
+
+
+def test_a_dotted_name_is_imported_from_outside(tmp_path, monkeypatch):
+  (tmp_path / "my_lab").mkdir()
+  (tmp_path / "my_lab" / "my_view.py").write_text(
+    "def make(cfg, generator):\n  return lambda key, z, y: z + 1\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  view = plugins.resolve("views/latent", "my_lab.my_view").make(None, None)
+  assert view(None, 1, None) == 2
+  with pytest.raises(errors.UsageError, match="my_lab.other"):
+    plugins.resolve("views/latent", "my_lab.other")

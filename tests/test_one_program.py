@@ -1,0 +1,163 @@
+"""A train step is one program: six stages, one compilation, no transfers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genrep_jax import step as step_lib
+from genrep_jax.views import stages
+from tests import support
+
+
+def scopes(jaxpr, found=None):
+  """Collects the named scopes of every equation, inner jaxprs included."""
+  found = set() if found is None else found
+  for equation in jaxpr.eqns:
+    found.update(str(equation.source_info.name_stack).split("/"))
+    for value in equation.params.values():
+      for inner in jax.tree.leaves(
+        value, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+      ):
+        if hasattr(inner, "jaxpr"):
+          inner = inner.jaxpr
+        if hasattr(inner, "eqns"):
+          scopes(inner, found)
+  return found
+
+
+@pytest.mark.parametrize("source", ["generator", "array", "mix"])
+def test_jaxpr_holds_all_six_stages(source):
+  program, _, state, frozen = support.open_program(
+    support.tiny(f"source.name={source}")
+  )
+  jaxpr = jax.make_jaxpr(program.step)(state, frozen)
+  found = {
+    part.removeprefix("jvp(").removeprefix("transpose(").strip("()")
+    for part in scopes(jaxpr.jaxpr)
+  }
+  assert set(step_lib.STAGES) <= found
+
+
+def test_fifty_steps_compile_once_and_transfer_nothing():
+  program, mesh, state, frozen = support.open_program(support.tiny(), devices=8)
+  train_step = step_lib.jit(program, mesh)
+  with jax.transfer_guard("disallow"):
+    for _ in range(50):
+      state, measured = train_step(state, frozen)
+  assert train_step._cache_size() == 1
+  assert int(state.step) == 50
+  assert np.isfinite(float(measured.compute()["loss"]))
+
+
+def test_generator_weights_are_arguments_not_constants():
+  program, mesh, state, frozen = support.open_program(support.tiny())
+  lowered = step_lib.jit(program, mesh).lower(state, frozen)
+  weights = sum(x.nbytes for x in jax.tree.leaves(frozen["generator"]))
+  assert len(lowered.as_text()) < 1e6
+  arguments = lowered.compile().memory_analysis().argument_size_in_bytes
+  states = sum(x.nbytes for x in jax.tree.leaves(state))
+  assert arguments >= weights + states
+
+
+def test_state_is_donated_and_generator_is_kept():
+  program, mesh, state, frozen = support.open_program(support.tiny())
+  step_lib.jit(program, mesh)(state, frozen)
+  assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+  assert not any(x.is_deleted() for x in jax.tree.leaves(frozen))
+
+
+def test_scanned_steps_equal_single_steps():
+  program, mesh, state, frozen = support.open_program(support.tiny())
+  single = step_lib.jit(program, mesh)
+  once = state
+  losses = []
+  for _ in range(4):
+    once, measured = program_step(single, once, frozen)
+    losses.append(measured["loss"])
+  fresh = support.open_program(support.tiny())[2]
+  scanned, measured = step_lib.jit(program, mesh, 4)(fresh, frozen)
+  assert int(scanned.step) == 4
+  np.testing.assert_allclose(
+    float(measured.compute()["loss"]), np.mean(losses), rtol=1e-6
+  )
+  for name, value in support.leaves(once.params).items():
+    np.testing.assert_allclose(
+      support.leaves(scanned.params)[name], value, atol=1e-5, err_msg=name
+    )
+
+
+def program_step(jitted, state, frozen):
+  """One step on a copy, so that the state given stays alive."""
+  state, measured = jitted(jax.tree.map(jnp.copy, state), frozen)
+  return state, {k: float(v) for k, v in measured.compute().items()}
+
+
+def shown(config, devices, step):
+  """The views of one step, as numpy: (before T_x, after T_x, latents)."""
+  program, _, state, frozen = support.open_program(config, devices)
+  mesh = support.mesh_of(devices)
+  parts = step_lib.make_parts(
+    config,
+    None,
+    step_lib.load_generator(config, jnp.float32)[0],
+    program.total_steps,
+  )
+  views_of = jax.jit(stages.make_views(config, parts, mesh))
+  views, before = views_of(jnp.int32(step), frozen)
+  return tuple(np.asarray(x) for x in (before, views.images, views.latents))
+
+
+def test_sample_k_is_the_same_bits_for_any_batch_and_device_count():
+  wide = shown(support.tiny("global_batch=16"), 1, 1)  # samples 16..31
+  narrow = [shown(support.tiny("global_batch=8"), 1, s) for s in (2, 3)]
+  spread = shown(support.tiny("global_batch=16"), 8, 1)
+  for k, name in enumerate(["before T_x", "views", "latents"]):
+    joined = np.concatenate([narrow[0][k], narrow[1][k]])
+    if name == "latents":  # pure integer hashing and inverse normal: bits
+      np.testing.assert_array_equal(joined, wide[k], err_msg=name)
+      np.testing.assert_array_equal(spread[k], wide[k], err_msg=name)
+    else:
+      np.testing.assert_array_equal(joined, wide[k], err_msg=name)
+      np.testing.assert_array_equal(spread[k], wide[k], err_msg=name)
+
+
+def test_a_finite_virtual_data_set_repeats_its_anchors_but_not_its_views():
+  config = support.tiny("sampler.num_anchors=16", "global_batch=16")
+  first, second = (shown(config, 1, s) for s in (0, 1))
+  np.testing.assert_array_equal(first[0][:, 0], second[0][:, 0])
+  assert np.abs(first[0][:, 1] - second[0][:, 1]).max() > 1e-3
+  endless = shown(support.tiny("global_batch=16"), 1, 1)
+  assert np.abs(first[0][:, 0] - endless[0][:, 0]).max() > 1e-3
+
+
+def test_identity_latent_view_renders_once_and_shows_the_anchor_twice():
+  before, views, _ = shown(support.tiny("views.latent.name=none"), 1, 0)
+  np.testing.assert_array_equal(before[:, 0], before[:, 1])
+  assert np.abs(views[:, 0] - views[:, 1]).max() > 1e-2  # T_x still differs
+
+
+def test_chunked_rendering_shows_the_same_images():
+  whole = shown(support.tiny(), 8, 0)[0]
+  chunked = shown(support.tiny("generator.render_chunk=8"), 8, 0)[0]
+  np.testing.assert_allclose(chunked, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("views", [2, 3, 4])
+def test_the_step_accepts_more_views(views):
+  program, mesh, state, frozen = support.open_program(
+    support.tiny(f"views.num_views={views}", "global_batch=8")
+  )
+  _, measured = step_lib.jit(program, mesh)(state, frozen)
+  assert np.isfinite(float(measured.compute()["loss"]))
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_a_float32_loss():
+  program, mesh, state, frozen = support.open_program(
+    support.tiny("precision=bfloat16")
+  )
+  text = step_lib.jit(program, mesh).lower(state, frozen).as_text()
+  assert "bf16" in text
+  new, measured = step_lib.jit(program, mesh)(state, frozen)
+  assert measured.compute()["loss"].dtype == jnp.float32
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(new.params))

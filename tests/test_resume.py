@@ -1,0 +1,203 @@
+"""A run that is cut and resumed is the run, bit for bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from genrep_jax import state as state_lib, step as step_lib
+from genrep_jax.lib import checkpoint, errors
+from tests import support
+
+QUICK = (
+  "evaluations.knn.train_limit=200",
+  "report.floors=False",
+  "writers.tensorboard=False",
+)
+
+
+def final_leaves(workdir, config, devices=1):
+  """Every leaf of the newest checkpoint of a workdir."""
+  mesh = support.mesh_of(devices)
+  program = step_lib.build(config, mesh)
+  abstract, _ = state_lib.abstract(program, mesh)
+  with checkpoint.Checkpoints(
+    workdir / "checkpoints", keep=2, side={}
+  ) as store:
+    state, step, side = store.restore_newest_sound(abstract)
+  return support.leaves(state), step, side
+
+
+def assert_same_bits(one, other):
+  assert one.keys() == other.keys()
+  for name in one:
+    np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def log_of(workdir):
+  """The JSONL records without what a clock wrote."""
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  for record in records:
+    record.pop("wall_time")
+    record.pop("views_per_second", None)
+  return records
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """An uninterrupted run of 20 steps."""
+  workdir = tmp_path_factory.mktemp("whole")
+  done = support.main(workdir, *QUICK)
+  assert done.returncode == 0, done.stderr
+  return workdir
+
+
+def test_ten_steps_then_a_new_process_equal_twenty(whole, tmp_path):
+  half = support.main(tmp_path, *QUICK, "stop_at_step=10")
+  assert half.returncode == errors.EXIT_PREEMPTED, half.stderr
+  assert sorted(os.listdir(tmp_path / "checkpoints")) == ["10", "5"]
+  done = support.main(tmp_path, *QUICK)
+  assert done.returncode == 0, done.stderr
+  config = support.tiny()
+  expected, step, _ = final_leaves(whole, config)
+  got, _, side = final_leaves(tmp_path, config)
+  assert step == 20
+  assert_same_bits(got, expected)
+  assert log_of(tmp_path) == log_of(whole)
+  assert side["seed"] == 0 and side["config"]["global_batch"] == 16
+
+
+@pytest.mark.slow
+def test_killed_ten_times_at_random_moments_then_resumed(whole, tmp_path):
+  """kill -9 ten times, also inside saves: every step saves."""
+  rolls = random.Random(0)
+  command = support.command(
+    "genrep_jax.main", "--config", "configs/quickstart.py", "--workdir",
+    str(tmp_path), *support.flags(*QUICK, "checkpoint.every_steps=1"),
+  )
+  kills = 0
+  while kills < 10:
+    with open(tmp_path / "log.txt", "a") as log:
+      process = subprocess.Popen(**command, stdout=log, stderr=log)
+    marks = len(list(tmp_path.glob("checkpoints/*")))
+    start = time.time()
+    # Wait until this process saves something, then strike within a save's time.
+    while len(list(tmp_path.glob("checkpoints/*"))) == marks:
+      if process.poll() is not None or time.time() - start > 60:
+        break
+      time.sleep(0.005)
+    time.sleep(rolls.random() * 0.3)
+    process.kill()
+    process.wait()
+    kills += 1
+    left = sorted(path.name for path in tmp_path.glob("checkpoints/*"))
+    print(f"kill {kills}: {left}")
+  done = support.main(tmp_path, *QUICK, "checkpoint.every_steps=1")
+  assert done.returncode == 0, done.stderr
+  config = support.tiny()
+  assert_same_bits(
+    final_leaves(tmp_path, config)[0], final_leaves(whole, config)[0]
+  )
+
+
+def test_checkpoint_crosses_device_counts(whole):
+  config = support.tiny()
+  one, _, _ = final_leaves(whole, config, devices=1)
+  eight, _, _ = final_leaves(whole, config, devices=8)
+  assert_same_bits(one, eight)
+
+
+def test_eight_then_one_then_eight_devices(whole, tmp_path):
+  longer = ("total_steps=20", "schedule.name=constant")
+  for devices, steps in ((8, 5), (1, 10), (8, 15)):
+    done = support.main(
+      tmp_path, *QUICK, *longer[1:], f"total_steps={steps}", devices=devices
+    )
+    assert done.returncode == 0, done.stderr
+  straight = tmp_path / "straight"
+  done = support.main(straight, *QUICK, *longer[1:], "total_steps=15")
+  assert done.returncode == 0, done.stderr
+  config = support.tiny(*longer[1:], "total_steps=15")
+  expected = final_leaves(straight, config)[0]
+  for name, value in final_leaves(tmp_path, config)[0].items():
+    np.testing.assert_allclose(
+      value, expected[name], rtol=1e-4, atol=1e-5, err_msg=name
+    )
+
+
+def test_sigterm_saves_and_exits_with_the_documented_code(whole, tmp_path):
+  command = support.command(
+    "genrep_jax.main", "--config", "configs/quickstart.py", "--workdir",
+    str(tmp_path), *support.flags(*QUICK, "checkpoint.every_steps=0"),
+  )
+  process = subprocess.Popen(
+    **command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+  )
+  for line in process.stdout:
+    if line.startswith("step 5/"):
+      process.send_signal(signal.SIGTERM)
+      break
+  _, stderr = process.communicate(timeout=120)
+  assert process.returncode == errors.EXIT_PREEMPTED, stderr
+  assert "run the same command again" in stderr
+  saved = [int(p.name) for p in (tmp_path / "checkpoints").glob("[0-9]*")]
+  assert saved and 5 <= saved[0] < 20
+  done = support.main(tmp_path, *QUICK, "checkpoint.every_steps=0")
+  assert done.returncode == 0, done.stderr
+  config = support.tiny()
+  assert_same_bits(
+    final_leaves(tmp_path, config)[0], final_leaves(whole, config)[0]
+  )
+
+
+def test_a_nan_stops_the_run_and_names_the_step(tmp_path):
+  done = support.main(
+    tmp_path,
+    *QUICK,
+    "optimizer.name=sgd",
+    "optimizer.learning_rate=1e38",
+    "schedule.name=constant",
+  )
+  assert done.returncode == errors.EXIT_DIVERGED
+  (line,) = done.stderr.strip().splitlines()[-1:]
+  assert line.startswith("diverged: step ") and "not finite" in line
+  step = int(line.split()[2].rstrip(":"))
+  assert 1 <= step <= 5  # found at the log of step 5, named exactly
+  assert not list((tmp_path / "checkpoints").glob("5"))
+
+
+def test_evaluate_reprints_the_logged_numbers_exactly(whole):
+  done = support.main(whole, *QUICK, "job=evaluate")
+  assert done.returncode == 0, done.stderr
+  logged = [r for r in log_of(whole) if "linear_accuracy" in r][-1]
+  logged.pop("step")
+  printed = dict(
+    line.split() for line in done.stdout.splitlines()
+    if len(line.split()) == 2 and line.split()[0] in logged
+  )
+  assert {k: float(v) for k, v in printed.items()} == logged
+
+
+def test_another_experiments_workdir_is_refused(whole):
+  before = sorted(os.listdir(whole / "checkpoints"))
+  done = support.main(whole, *QUICK, "global_batch=32", "seed=3")
+  assert done.returncode == errors.EXIT_USAGE
+  (line,) = done.stderr.strip().splitlines()
+  assert "global_batch" in line and "seed" in line
+  assert sorted(os.listdir(whole / "checkpoints")) == before
+
+
+def test_state_holds_no_key_and_no_generator():
+  program, _, state, _ = support.open_program(support.tiny())
+  generator = {x.shape for x in jax.tree.leaves(program.frozen["generator"])}
+  assert generator
+  for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+    assert not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key), path
+  assert "generator" not in str(jax.tree.structure(state))
