@@ -1,0 +1,384 @@
+"""Checkpoints that are either restored bit for bit or refused.
+
+The only file that knows Orbax (v0 `CheckpointManager`, asynchronous). Each
+step directory holds two items: `state`, the arrays, and `side`, a JSON file
+with what the caller wants remembered (config, seed, generator, versions), the
+digest of every leaf, and a sha256 over all of that. A finished Orbax directory
+may still lie: one flipped byte in a data file is restored without a word. So
+restore recomputes the digests on the devices and compares.
+
+State goes through abstract arrays with shardings, so a run may continue on
+another number of devices or processes.
+"""
+
+import contextlib
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from genrep_jax.lib import _side as side_file, digest, errors, trees
+from genrep_jax.lib._side import differing_keys as differing_keys
+
+_STATE = "state"
+_SIDE = "side"
+
+
+class _Damaged(Exception):
+  """A checkpoint that cannot be trusted; the message says why."""
+
+
+def _empty(leaf) -> bool:
+  return 0 in leaf.shape
+
+
+def _on_device(leaf):
+  return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
+
+
+def _with_sharding(leaf):
+  sharding = getattr(leaf, "sharding", None)
+  if sharding is None:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _one_line(error: BaseException) -> str:
+  text = " ".join(str(error).split()) or type(error).__name__
+  return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _not_damage(error: Exception) -> bool:
+  """Out of memory and lacking rights say nothing about the file's health."""
+  return isinstance(
+    error, MemoryError | PermissionError | errors.UsageError
+  ) or ("RESOURCE_EXHAUSTED" in str(error))
+
+
+def _everyone(flag: bool) -> bool:
+  """True if `flag` holds in every process."""
+  if jax.process_count() == 1:
+    return flag
+  flags = multihost_utils.process_allgather(jnp.int32(flag))
+  return bool(flags.min())
+
+
+class Checkpoints:
+  """The checkpoints of one run, newest `keep` of them.
+
+  Making one writes nothing; the directory appears with the first save.
+  """
+
+  def __init__(
+    self,
+    directory: str | os.PathLike,
+    *,
+    keep: int,
+    side: Mapping[str, Any],
+  ):
+    """Names the directory.
+
+    Args:
+      directory: where the step directories lie, on storage that all processes
+        see.
+      keep: number of checkpoints to keep, >= 1.
+      side: what to remember beside the arrays; plain values that JSON can hold
+        ("config", "seed", "generator", "versions", ...).
+
+    Raises:
+      UsageError: keep < 1.
+    """
+    if keep < 1:
+      raise errors.UsageError(f"checkpoint: keep = {keep}, allowed: >= 1")
+    self._directory = pathlib.Path(directory).absolute()
+    self._keep = keep
+    self._side = side_file.plain(dict(side))
+    self._manager_or_none = None
+    self._failed = False
+
+  @property
+  def directory(self) -> pathlib.Path:
+    """Where the checkpoints lie."""
+    return self._directory
+
+  def _manager(self) -> ocp.CheckpointManager:
+    if self._manager_or_none is None:
+      self._manager_or_none = ocp.CheckpointManager(
+        self._directory,
+        options=ocp.CheckpointManagerOptions(
+          max_to_keep=self._keep,
+          enable_async_checkpointing=True,
+          # Else a damaged metadata file of one step would hide all of them.
+          lightweight_initialize=True,
+        ),
+      )
+    return self._manager_or_none
+
+  @contextlib.contextmanager
+  def _save_errors(self):
+    """Turns whatever Orbax raises while saving into one clear OSError."""
+    try:
+      yield
+    except Exception as error:
+      self._failed = True
+      steps = self._finished_steps()
+      newest = f"step {steps[-1]}" if steps else "none"
+      raise OSError(
+        f"saving a checkpoint to {self._directory} failed "
+        f"({_one_line(error)}); newest finished checkpoint: {newest}"
+      ) from error
+
+  def save(self, step: int, state, *, force: bool = False) -> bool:
+    """Starts saving; the arrays may be donated as soon as this returns.
+
+    An error of the previous save surfaces here.
+
+    Args:
+      step: number of updates `state` has seen; names the checkpoint.
+      state: pytree of arrays.
+      force: first wait for the save under way and then for this one, so that
+        the checkpoint is finished on return (preemption, end of the run).
+
+    Returns:
+      False if this step is already saved: state is a function of step.
+
+    Raises:
+      OSError: this or the previous save failed (disk full, ...); the message
+        names the directory and the newest finished checkpoint.
+    """
+    with self._save_errors(), jax.transfer_guard("allow"):
+      manager = self._manager()
+      manager.check_for_errors()
+      if force:
+        manager.wait_until_finished()
+      if step in manager.all_steps():
+        return False
+      state = jax.tree.map(_on_device, state)
+      side = {**self._side, "step": int(step), "digests": digest.record(state)}
+      side["sha256"] = side_file.seal(side)
+      # Orbax refuses empty arrays; they carry nothing but their shape.
+      filled = jax.tree.map(lambda x: None if _empty(x) else x, state)
+      manager.save(
+        int(step),
+        args=ocp.args.Composite(
+          **{
+            _STATE: ocp.args.StandardSave(filled),
+            _SIDE: ocp.args.JsonSave(side),
+          }
+        ),
+        force=True,
+      )
+      if force:
+        manager.wait_until_finished()
+    return True
+
+  def restore_newest_sound(self, abstract_state):
+    """Restores the newest checkpoint whose every leaf has its digest.
+
+    A checkpoint that cannot be read, or that holds a leaf with another digest,
+    is reported in one line on stderr and moved aside to `damaged-<step>`
+    (nothing is deleted, and the step can be saved again); then the next older
+    one is tried.
+
+    Args:
+      abstract_state: pytree of ShapeDtypeStructs with shardings (without: one
+        local device); the checkpoint may come from other shardings.
+
+    Returns:
+      (state, step, side file as a dict), or None if there never was a
+      checkpoint.
+
+    Raises:
+      UsageError: the newest sound side file describes another tree (the first
+        three mismatches are named); or there are checkpoints, none sound.
+    """
+    target = jax.tree.map(_with_sharding, abstract_state)
+    self.wait()
+    for step in reversed(self.all_steps()):
+      reason = None
+      restored = None
+      with jax.transfer_guard("allow"):
+        try:
+          restored = self._restore(step, target)
+        except Exception as error:
+          if _not_damage(error):
+            raise
+          reason = _one_line(error)
+      if _everyone(restored is not None):
+        state, side = restored
+        with jax.transfer_guard("allow"):
+          reason = self._wrong_leaves(state, side)
+        if reason is None:
+          return state, step, side
+      self._set_aside(step, reason or "another process cannot read it")
+    damaged = self._damaged_directories()
+    if damaged:
+      raise errors.UsageError(
+        f"no sound checkpoint left in {self._directory}; damaged ones: "
+        f"{', '.join(path.name for path in damaged)}; move them away to start "
+        "from the beginning"
+      )
+    return None
+
+  def _restore(self, step: int, target):
+    """Reads one step; raises _Damaged, UsageError or what Orbax raises."""
+    side = self._read_side(step)
+    self._check_tree(step, side, target)
+    filled = jax.tree.map(lambda x: None if _empty(x) else x, target)
+    state = self._manager().restore(
+      step,
+      args=ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(filled)}),
+    )[_STATE]
+    leaves = iter(jax.tree.leaves(state))
+
+    def refill(leaf):
+      if _empty(leaf):
+        return jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+      return next(leaves)
+
+    return jax.tree.map(refill, target), side
+
+  def _read_side(self, step: int) -> dict[str, Any]:
+    side = self._manager().restore(
+      step, args=ocp.args.Composite(**{_SIDE: ocp.args.JsonRestore()})
+    )[_SIDE]
+    if not isinstance(side, dict) or side.get("sha256") != side_file.seal(side):
+      raise _Damaged("the side file differs from its sha256")
+    if side.get("step") != step:
+      raise _Damaged(f"the side file is that of step {side.get('step')}")
+    return side
+
+  def _check_tree(self, step: int, side: Mapping[str, Any], target) -> None:
+    saved = {
+      name: {"shape": entry["shape"], "dtype": entry["dtype"]}
+      for name, entry in side["digests"].items()
+    }
+    wanted = {
+      name: digest.describe(leaf) for name, leaf in trees.named(target).items()
+    }
+    names = digest.differing(wanted, saved)
+    if not names:
+      return
+
+    def show(entry):
+      return (
+        "no such leaf"
+        if entry is None
+        else (f"{entry['dtype']}{entry['shape']}")
+      )
+
+    first = "; ".join(
+      f"{name}: saved {show(saved.get(name))}, "
+      f"this run {show(wanted.get(name))}"
+      for name in names[:3]
+    )
+    raise errors.UsageError(
+      f"checkpoint step {step} in {self._directory} is of another model: "
+      f"{len(names)} leaves differ: {first}"
+    )
+
+  def _wrong_leaves(self, state, side: Mapping[str, Any]) -> str | None:
+    names = digest.differing(digest.record(state), side["digests"])
+    if not names:
+      return None
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"leaf {names[0]}{more} differs from its digest"
+
+  def _set_aside(self, step: int, reason: str) -> None:
+    source = self._directory / str(step)
+    target = self._directory / f"damaged-{step}"
+    number = 1
+    while target.exists():
+      number += 1
+      target = self._directory / f"damaged-{step}-{number}"
+    if jax.process_count() > 1:
+      # Nobody may rename before everybody has chosen the name.
+      multihost_utils.sync_global_devices(f"set aside {step}: named")
+    if jax.process_index() == 0:
+      moved = f"moved to {target}"
+      try:
+        source.rename(target)
+      except OSError as error:
+        moved = f"not moved ({_one_line(error)})"
+      print(
+        f"checkpoint step {step} in {self._directory} is damaged: {reason}; "
+        f"{moved}; trying the next older one",
+        file=sys.stderr,
+        flush=True,
+      )
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices(f"set aside {step}: moved")
+    self._manager().reload()
+
+  def _damaged_directories(self) -> list[pathlib.Path]:
+    if not self._directory.is_dir():
+      return []
+    return sorted(self._directory.glob("damaged-*"))
+
+  def _finished_steps(self) -> list[int]:
+    """Steps on disk: Orbax renames a step to its number when it is whole."""
+    if not self._directory.is_dir():
+      return []
+    return sorted(
+      int(path.name)
+      for path in self._directory.iterdir()
+      if path.name.isdigit()
+    )
+
+  def all_steps(self) -> list[int]:
+    """Lists the saved steps (also one being saved), oldest first."""
+    if self._manager_or_none is None and not self._directory.is_dir():
+      return []
+    return sorted(self._manager().all_steps())
+
+  def latest_side(self) -> dict[str, Any] | None:
+    """Returns the newest side file that has its sha256, or None.
+
+    Reads no arrays and moves nothing: meant for refusing the working directory
+    of another experiment before anything expensive or lasting happens.
+    """
+    for step in reversed(self.all_steps()):
+      try:
+        return self._read_side(step)
+      except Exception as error:
+        if _not_damage(error):
+          raise
+    return None
+
+  def wait(self) -> None:
+    """Waits until the last save is finished; raises OSError if it failed."""
+    if self._manager_or_none is not None:
+      with self._save_errors():
+        self._manager_or_none.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits, then frees Orbax's threads; safe to call twice.
+
+    Raises:
+      OSError: the last save failed, and nobody has been told yet.
+    """
+    manager, self._manager_or_none = self._manager_or_none, None
+    if manager is None:
+      return
+    told = self._failed
+    try:
+      with self._save_errors():
+        try:
+          manager.wait_until_finished()
+        finally:
+          manager.close()
+    except OSError:
+      if not told:
+        raise
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()

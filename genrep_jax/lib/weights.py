@@ -1,0 +1,242 @@
+"""Generator weights: safetensors files named by path and sha256.
+
+A pickle can run code when it is read, so one is refused by name and never
+opened. Reading checks everything before anything expensive starts.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from genrep_jax.lib import errors, trees
+
+ASSETS = pathlib.Path(__file__).resolve().parent.parent / "assets"
+_PREFIX = "asset:"
+# One metadata key: safetensors writes several in no fixed order.
+_KEY = "genrep_jax"
+_DTYPES = {
+  "F64": np.float64,
+  "F32": np.float32,
+  "F16": np.float16,
+  "BF16": jnp.bfloat16,
+  "I64": np.int64,
+  "I32": np.int32,
+  "I16": np.int16,
+  "I8": np.int8,
+  "U64": np.uint64,
+  "U32": np.uint32,
+  "U16": np.uint16,
+  "U8": np.uint8,
+  "BOOL": np.bool_,
+}
+
+
+def resolve(path: str | os.PathLike) -> pathlib.Path:
+  """Finds a weights file.
+
+  Args:
+    path: a path, or "asset:NAME" for a file of genrep_jax/assets.
+
+  Returns:
+    The path of an existing file.
+
+  Raises:
+    UsageError: no such file; for an asset the line lists what exists.
+  """
+  text = os.fspath(path)
+  if text.startswith(_PREFIX):
+    name = text.removeprefix(_PREFIX)
+    known = sorted(one.name for one in ASSETS.glob("*.safetensors"))
+    if name not in known:
+      raise errors.UsageError(
+        f"weights: no asset {name!r} in {ASSETS}; there are: "
+        f"{', '.join(known) or 'none'}"
+      )
+    return ASSETS / name
+  found = pathlib.Path(text)
+  if not found.is_file():
+    raise errors.UsageError(
+      f"weights: no file {text!r} (a path, or asset:NAME for a file of "
+      "genrep_jax/assets, is allowed)"
+    )
+  return found
+
+
+def sha256(path: str | os.PathLike) -> str:
+  """Returns the sha256 of a weights file, as 64 hexadecimal digits."""
+  with open(resolve(path), "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_other_formats(path: pathlib.Path, data: bytes) -> None:
+  """Names what the file is, if it is one of the usual wrong ones."""
+  allowed = "allowed: safetensors (see genrep_jax.tools.convert_weights)"
+  # A safetensors file opens with the length of its header, so its first bytes
+  # can be any; its ninth is the header's "{".
+  if data[8:9] == b"{":
+    return
+  if data[:4] == b"PK\x03\x04":
+    try:
+      with zipfile.ZipFile(path) as archive:
+        pickled = any(name.endswith("data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+      pickled = False
+    kind = "a PyTorch file (a pickle in a zip)" if pickled else "a zip archive"
+    raise errors.UsageError(f"weights: {path} is {kind}; {allowed}")
+  if data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    raise errors.UsageError(f"weights: {path} is a pickle; {allowed}")
+  if data.startswith(b"version https://git-lfs"):
+    raise errors.UsageError(
+      f"weights: {path} is a Git LFS pointer, not the file it points to: run "
+      "git lfs pull"
+    )
+
+
+def _read(path: pathlib.Path) -> tuple[bytes, dict[str, np.ndarray]]:
+  """Reads a file; raises UsageError unless it is whole safetensors."""
+  data = path.read_bytes()
+  _refuse_other_formats(path, data)
+  try:
+    entries = safetensors.deserialize(data)
+    arrays = {
+      name: np.frombuffer(entry["data"], dtype=_DTYPES[entry["dtype"]]).reshape(
+        entry["shape"]
+      )
+      for name, entry in entries
+    }
+  except KeyError as error:
+    raise errors.UsageError(
+      f"weights: {path} holds dtype {error}; allowed: {', '.join(_DTYPES)}"
+    ) from error
+  except (safetensors.SafetensorError, ValueError) as error:
+    raise errors.UsageError(
+      f"weights: {path} ({len(data)} bytes) is truncated or not safetensors: "
+      f"{' '.join(str(error).split())}"
+    ) from error
+  return data, arrays
+
+
+def _kind(dtype) -> str:
+  """Names what a dtype may be cast within: real numbers, or nothing."""
+  dtype = jnp.dtype(dtype)
+  return "float" if jnp.issubdtype(dtype, jnp.floating) else str(dtype)
+
+
+def _check_tree(path, arrays: Mapping[str, Any], expected) -> None:
+  problems = []
+  for name, leaf in expected.items():
+    wanted = f"{_kind(leaf.dtype)}{list(leaf.shape)}"
+    if name not in arrays:
+      problems.append(f"{name}: missing, wanted {wanted}")
+      continue
+    found = f"{_kind(arrays[name].dtype)}{list(arrays[name].shape)}"
+    if found != wanted:
+      problems.append(f"{name}: {found}, wanted {wanted}")
+  problems += [
+    f"{name}: unexpected {list(arrays[name].shape)}"
+    for name in arrays
+    if name not in expected
+  ]
+  if problems:
+    raise errors.UsageError(
+      f"weights: {path} does not fit the generator, {len(problems)} "
+      f"mismatches: {'; '.join(problems[:3])}"
+    )
+
+
+def load(path: str | os.PathLike, sha256: str | None, expected):
+  """Loads a tree of weights, checked.
+
+  Args:
+    path: a path, or "asset:NAME".
+    sha256: 64 hexadecimal digits the file must have; None or "" pins nothing.
+    expected: pytree of arrays or ShapeDtypeStructs, as the generator's `init`
+      gives it under `jax.eval_shape`.
+
+  Returns:
+    The tree with numpy arrays; every float (also float16 and bfloat16 storage)
+    as float32, other dtypes as they are.
+
+  Raises:
+    UsageError: in this order: no such file; a pickle or other foreign format;
+      truncated or unreadable; another sha256; names, shapes or kinds that do
+      not fit (the first three are named).
+  """
+  path = resolve(path)
+  data, arrays = _read(path)
+  got = hashlib.sha256(data).hexdigest()
+  if sha256 and got != sha256.lower():
+    raise errors.UsageError(
+      f"weights: {path} has sha256 {got}, the config says {sha256}"
+    )
+  names = trees.named(expected)
+  _check_tree(path, arrays, names)
+  leaves = [
+    np.array(
+      arrays[name],
+      dtype=np.float32 if _kind(leaf.dtype) == "float" else leaf.dtype,
+    )
+    for name, leaf in names.items()
+  ]
+  return jax.tree.unflatten(jax.tree.structure(expected), leaves)
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
+  """Returns the metadata that `save` was given; {} if there is none.
+
+  Raises:
+    UsageError: no such file, or not a safetensors file.
+  """
+  path = resolve(path)
+  data, _ = _read(path)
+  length = int.from_bytes(data[:8], "little")
+  header = json.loads(data[8 : 8 + length])
+  return json.loads(header.get("__metadata__", {}).get(_KEY, "{}"))
+
+
+def save(
+  path: str | os.PathLike, tree, metadata: Mapping[str, Any] | None = None
+) -> str:
+  """Writes a tree as safetensors; the same tree gives the same bytes.
+
+  The file appears whole or not at all.
+
+  Args:
+    path: where to, a plain path.
+    tree: pytree of arrays of any dtype `load` knows.
+    metadata: plain values that JSON can hold: how the weights were made.
+
+  Returns:
+    The sha256 of the file.
+  """
+  arrays = {
+    name: np.ascontiguousarray(jax.device_get(leaf)).reshape(leaf.shape)
+    for name, leaf in trees.named(tree).items()
+  }
+  text = json.dumps(dict(metadata or {}), sort_keys=True)
+  data = safetensors.numpy.save(arrays, metadata={_KEY: text})
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+  try:
+    with os.fdopen(handle, "wb") as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)  # mkstemp makes it private
+    os.replace(temporary, path)
+  except BaseException:
+    os.unlink(temporary)
+    raise
+  return hashlib.sha256(data).hexdigest()

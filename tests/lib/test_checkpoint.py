@@ -1,0 +1,469 @@
+"""Checkpoints: restored bit for bit, or refused; never silently wrong."""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+
+from genrep_jax.lib import checkpoint, errors, mesh as meshes
+
+# An Orbax restore that fails leaves reads behind, whose callbacks then find
+# their event loop closed: noise on a thread, which pytest makes an error.
+pytestmark = pytest.mark.filterwarnings(
+  "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
+)
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+_SIDE = {"config": {"seed": 1, "views": {"sigma": [0.5, 2.0]}}, "seed": 1}
+
+
+@pytest.fixture(autouse=True)
+def _late_callbacks(request):
+  yield
+  if "damage" in request.node.name:
+    time.sleep(0.1)  # let them come while the filter above holds
+
+
+def _state(step, sharding=None, size=64):
+  """A state of many dtypes, different at every step."""
+  random = np.random.RandomState(step)
+  params = {"w": jnp.asarray(random.randn(size, 256), jnp.float32)}
+  state = {
+    "params": params,
+    "opt": optax.adam(1e-3).init(params),
+    "half": jnp.asarray(random.randn(16), jnp.bfloat16),
+    "bytes": jnp.asarray(random.randint(0, 256, (8, 3)), jnp.uint8),
+    "mask": jnp.asarray(random.rand(8) < 0.5),
+    "empty": jnp.zeros((0, 4)),
+    "stats": {},
+    "step": jnp.int32(step),
+  }
+  if sharding is None:
+    return state
+  return jax.device_put(state, sharding)
+
+
+def _abstract(state, sharding=None):
+  sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
+  )
+
+
+def _bits(x):
+  return np.asarray(x).tobytes()
+
+
+def _assert_same(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+    assert x.dtype == y.dtype and x.shape == y.shape and _bits(x) == _bits(y)
+
+
+def _save(directory, *steps, keep=3, **kwargs):
+  with checkpoint.Checkpoints(directory, keep=keep, side=_SIDE) as saver:
+    for step in steps:
+      assert saver.save(step, _state(step, **kwargs))
+
+
+def _restore(directory, target=None, keep=3):
+  target = _abstract(_state(0)) if target is None else target
+  with checkpoint.Checkpoints(directory, keep=keep, side=_SIDE) as saver:
+    return saver.restore_newest_sound(target)
+
+
+def _data_file(directory, step):
+  """The file that holds the arrays' bytes: the largest one."""
+  files = (directory / str(step) / "state").rglob("d/*")
+  return max(files, key=lambda path: path.stat().st_size)
+
+
+def _flip(path, offset):
+  raw = bytearray(path.read_bytes())
+  raw[offset] ^= 0x10
+  path.write_bytes(bytes(raw))
+
+
+def test_round_trip_is_bit_exact(tmp_path):
+  directory = tmp_path / "checkpoints"
+  _save(directory, 3, 7)
+  state, step, side = _restore(directory)
+  assert step == 7
+  _assert_same(state, _state(7))
+  assert side["config"] == _SIDE["config"] and side["step"] == 7
+  assert side["digests"]["params/w"]["shape"] == [64, 256]
+  assert set(side) == {"config", "seed", "step", "digests", "sha256"}
+
+
+def test_reading_and_refusing_write_nothing(tmp_path):
+  directory = tmp_path / "checkpoints"
+  with checkpoint.Checkpoints(directory, keep=1, side=_SIDE) as saver:
+    assert saver.all_steps() == []
+    assert saver.latest_side() is None
+    assert saver.restore_newest_sound(_abstract(_state(0))) is None
+  assert not directory.exists()
+  with pytest.raises(errors.UsageError, match="keep = 0"):
+    checkpoint.Checkpoints(directory, keep=0, side=_SIDE)
+  _save(directory, 1)
+  before = sorted(directory.rglob("*"))
+  with checkpoint.Checkpoints(directory, keep=1, side={}) as saver:
+    assert saver.latest_side()["config"] == _SIDE["config"]
+  assert sorted(directory.rglob("*")) == before
+
+
+def test_keeps_the_newest_and_saves_a_step_once(tmp_path):
+  with checkpoint.Checkpoints(tmp_path, keep=2, side=_SIDE) as saver:
+    for step in (1, 2, 3):
+      assert saver.save(step, _state(step))
+    assert not saver.save(3, _state(3), force=True)
+    saver.wait()
+    assert saver.all_steps() == [2, 3]
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+
+
+def test_eight_devices_one_device_eight_devices(tmp_path):
+  eight = meshes.make_mesh()
+  rows = meshes.batch(eight)
+
+  def spread(state):
+    state = jax.device_put(state, meshes.replicated(eight))
+    state["params"]["w"] = jax.device_put(state["params"]["w"], rows)
+    return state
+
+  state = spread(_state(1))
+  with checkpoint.Checkpoints(tmp_path, keep=3, side=_SIDE) as saver:
+    saver.save(1, state)
+  on_one, _, side_one = _restore(tmp_path)
+  assert on_one["params"]["w"].devices() == {jax.devices()[0]}
+  _assert_same(on_one, state)
+  with checkpoint.Checkpoints(tmp_path, keep=3, side=_SIDE) as saver:
+    saver.save(2, on_one)
+  target = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    state,
+  )
+  on_eight, step, side_eight = _restore(tmp_path, target)
+  assert step == 2 and side_one["digests"] == side_eight["digests"]
+  assert on_eight["params"]["w"].sharding == rows
+  _assert_same(on_eight, state)
+
+
+def test_state_may_be_donated_as_soon_as_save_returns(tmp_path):
+  spoil = jax.jit(
+    lambda tree: jax.tree.map(lambda x: x * 0 + 1, tree), donate_argnums=0
+  )
+  with checkpoint.Checkpoints(tmp_path, keep=3, side=_SIDE) as saver:
+    for step in (1, 2, 3):
+      state = _state(step, size=2048)
+      saver.save(step, state)
+      spoiled = spoil({"w": state["params"]["w"], "half": state["half"]})
+    jax.block_until_ready(spoiled)
+  state, step, _ = _restore(tmp_path, _abstract(_state(0, size=2048)))
+  assert step == 3
+  _assert_same(state, _state(3, size=2048))
+
+
+def test_runs_inside_a_transfer_guard(tmp_path):
+  state = _state(1)
+  with (
+    jax.transfer_guard("disallow"),
+    checkpoint.Checkpoints(tmp_path, keep=1, side=_SIDE) as saver,
+  ):
+    saver.save(1, state)
+    assert saver.restore_newest_sound(_abstract(state))[1] == 1
+
+
+def test_flipped_byte_that_orbax_accepts_is_refused(tmp_path, capsys):
+  sound = tmp_path / "sound"
+  _save(sound, 5, 9)
+  size = _data_file(sound, 9).stat().st_size
+  accepted = 0
+  for fraction in (0.2, 0.35, 0.5, 0.65, 0.8):
+    directory = tmp_path / f"flipped_{fraction}"
+    shutil.copytree(sound, directory)
+    path = _data_file(directory, 9)
+    _flip(path, int(fraction * size))
+    damaged = path.read_bytes()
+    raw = None
+    with ocp.CheckpointManager(directory) as manager:
+      target = _abstract({**_state(0), "empty": None})
+      try:
+        raw = manager.restore(
+          9, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        )["state"]
+      except ValueError:
+        pass  # the decompressor noticed
+    state, step, _ = _restore(directory)
+    assert step == 5
+    _assert_same(state, _state(5))
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "step 9" in message
+    assert "damaged-9" in message and "trying the next older" in message
+    kept = directory / "damaged-9" / path.relative_to(directory / "9")
+    assert kept.read_bytes() == damaged and not (directory / "9").exists()
+    if raw is not None:
+      accepted += 1
+      assert _bits(raw["params"]["w"]) != _bits(_state(9)["params"]["w"])
+      assert "leaf params/w differs from its digest" in message
+  assert accepted, "Orbax noticed every flip: this test shows nothing"
+
+
+def _truncate_data(directory):
+  path = _data_file(directory, 9)
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _edit_side(directory):
+  path = directory / "9" / "side" / "metadata"
+  text = path.read_text()
+  assert '"seed": 1' in text or '"seed":1' in text
+  path.write_text(
+    text.replace('"seed": 1', '"seed": 2').replace('"seed":1', '"seed":2')
+  )
+
+
+def _side_of_another_step(directory):
+  shutil.copy(directory / "5/side/metadata", directory / "9/side/metadata")
+
+
+def _break(name, text=None):
+  def damage(directory):
+    path = directory / "9" / name
+    assert path.exists()
+    if text is None:
+      path.unlink()
+    else:
+      path.write_text(text)
+
+  return damage
+
+
+@pytest.mark.parametrize(
+  "damage",
+  [
+    _truncate_data,
+    _edit_side,
+    _side_of_another_step,
+    _break("side/metadata"),
+    _break("side/metadata", '{"seed": 1'),
+    _break("side/metadata", "[]"),
+    _break("state/manifest.ocdbt"),
+    _break("state/_METADATA"),
+    _break("state/_METADATA", "{"),
+  ],
+)
+def test_other_damage_falls_back_too(tmp_path, capsys, damage):
+  _save(tmp_path, 5, 9)
+  damage(tmp_path)
+  state, step, side = _restore(tmp_path)
+  assert step == 5 and side["step"] == 5
+  _assert_same(state, _state(5))
+  assert (tmp_path / "damaged-9").is_dir()
+  message = capsys.readouterr().err
+  assert message.count("\n") == 1
+  if damage is _side_of_another_step:
+    assert "the side file is that of step 5" in message
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}"])
+def test_broken_orbax_step_metadata_loses_nothing(tmp_path, text):
+  _save(tmp_path, 5, 9)
+  (tmp_path / "9" / "_CHECKPOINT_METADATA").write_text(text)
+  state, step, _ = _restore(tmp_path)
+  assert step in (5, 9)
+  _assert_same(state, _state(step))
+
+
+def test_step_can_be_saved_again_after_being_set_aside(tmp_path):
+  for _ in range(2):
+    with checkpoint.Checkpoints(tmp_path, keep=2, side=_SIDE) as saver:
+      saver.restore_newest_sound(_abstract(_state(0)))
+      for step in (5, 9):
+        saver.save(step, _state(step))
+    _flip(_data_file(tmp_path, 9), 30000)
+  assert _restore(tmp_path)[1] == 5
+  names = sorted(path.name for path in tmp_path.iterdir())
+  assert names == ["5", "damaged-9", "damaged-9-2"]
+
+
+def test_never_starts_over_silently(tmp_path):
+  _save(tmp_path, 5, 9)
+  for step in (5, 9):
+    _flip(_data_file(tmp_path, step), 30000)
+  for _ in range(2):  # and again: the first call has moved them
+    with pytest.raises(errors.UsageError) as caught:
+      _restore(tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message and str(tmp_path) in message
+    assert "damaged-5, damaged-9" in message
+
+
+def test_another_tree_is_named_and_left_alone(tmp_path):
+  _save(tmp_path, 5)
+  target = _abstract(_state(0))
+  target["params"]["w"] = jax.ShapeDtypeStruct((64, 255), jnp.float32)
+  target["half"] = jax.ShapeDtypeStruct((16,), jnp.float32)
+  target["new"] = jax.ShapeDtypeStruct((), jnp.int32)
+  del target["mask"]
+  with pytest.raises(errors.UsageError) as caught:
+    _restore(tmp_path, target)
+  message = str(caught.value)
+  assert "\n" not in message and "4 leaves differ" in message
+  assert "half: saved bfloat16[16], this run float32[16]" in message
+  assert "new: saved no such leaf, this run int32[]" in message
+  assert "params/w: saved float32[64, 256], this run float32[64, 255]" in (
+    message
+  )
+  assert _restore(tmp_path)[1] == 5
+
+
+def test_latest_side_skips_a_broken_one(tmp_path):
+  _save(tmp_path, 5, 9)
+  (tmp_path / "9/side/metadata").write_text("{")
+  with checkpoint.Checkpoints(tmp_path, keep=3, side={}) as saver:
+    assert saver.latest_side()["step"] == 5
+    assert saver.all_steps() == [5, 9]  # nothing was moved
+
+
+def test_differing_keys():
+  a = {"seed": 1, "views": {"sigma": (0.5, 2), "n": 2}, "log": {"every": 10}}
+  b = {"seed": 1, "views": {"sigma": [0.5, 2], "n": 3}, "log": {"every": 20},
+       "extra": {}, "logs": 1}  # fmt: skip
+  assert checkpoint.differing_keys(a, json.loads(json.dumps(a))) == []
+  everything = ["extra", "log.every", "logs", "views.n"]
+  assert checkpoint.differing_keys(a, b) == everything
+  assert checkpoint.differing_keys(b, a) == everything
+  assert checkpoint.differing_keys(a, b, ["log", "extra"]) == [
+    "logs", "views.n"
+  ]  # fmt: skip
+
+
+def test_disk_full_keeps_the_last_good_checkpoint(tmp_path):
+  if shutil.which("mount") is None or os.geteuid() != 0:
+    pytest.skip("needs root to mount a small tmpfs")
+  mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+  if subprocess.run(mount, capture_output=True).returncode:
+    pytest.skip("tmpfs cannot be mounted here")
+  try:
+    directory = tmp_path / "checkpoints"
+    saver = checkpoint.Checkpoints(directory, keep=1, side=_SIDE)
+    saver.save(1, _state(1))
+    saver.wait()
+    free = shutil.disk_usage(tmp_path).free
+    (tmp_path / "ballast").write_bytes(bytes(free - 40 * 1024))
+    with pytest.raises(OSError) as caught:
+      saver.save(2, _state(2))
+      saver.save(3, _state(3))
+      saver.wait()
+    message = str(caught.value)
+    assert str(directory) in message and "step 1" in message
+    assert "\n" not in message
+    saver.close()  # does not complain twice
+    (tmp_path / "ballast").unlink()
+    state, step, _ = _restore(directory, keep=1)
+    assert step == 1
+    _assert_same(state, _state(1))
+    _save(directory, 2, keep=1)
+    assert _restore(directory, keep=1)[1] == 2
+  finally:
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("call", ["save", "wait", "close"])
+def test_failed_save_surfaces_at_the_next_call(tmp_path, monkeypatch, call):
+  saver = checkpoint.Checkpoints(tmp_path, keep=2, side=_SIDE)
+  saver.save(1, _state(1), force=True)
+
+  def fail(self):
+    raise ValueError("RESOURCE_EXHAUSTED: No space\nleft on device")
+
+  monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", fail)
+  with pytest.raises(OSError, match="No space left on device.*: step 1"):
+    saver.save(3, _state(3)) if call == "save" else getattr(saver, call)()
+  monkeypatch.undo()
+  saver.close()
+  assert _restore(tmp_path)[1] == 1
+
+
+_WORKER = """
+import sys
+import jax
+import numpy as np
+port, index, directory, job = sys.argv[1:]
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(index))
+from genrep_jax.lib import checkpoint, mesh
+batch = mesh.batch(mesh.make_mesh())
+def state(step):
+  value = np.random.RandomState(step).randn(64, 256).astype(np.float32)
+  return {"w": jax.make_array_from_callback(
+    value.shape, batch, lambda i: value[i])}
+with checkpoint.Checkpoints(directory, keep=2, side={}) as saver:
+  if job == "save":
+    for step in (1, 2):
+      saver.save(step, state(step), force=True)
+  else:
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=x.sharding), state(0))
+    restored, step, _ = saver.restore_newest_sound(target)
+    wanted = state(step)["w"]
+    for a, b in zip(restored["w"].addressable_shards,
+                    wanted.addressable_shards):
+      np.testing.assert_array_equal(a.data, b.data)
+    print("restored", step)
+"""
+
+
+def _two_processes(directory, job):
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = str(probe.getsockname()[1])
+  environment = {**os.environ, "PYTHONPATH": str(_ROOT), "XLA_FLAGS": ""}
+  workers = [
+    subprocess.Popen(
+      [sys.executable, "-c", _WORKER, port, str(i), str(directory), job],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      env=environment,
+    )  # fmt: skip
+    for i in range(2)
+  ]
+  try:
+    outputs = [worker.communicate(timeout=120) for worker in workers]
+  finally:
+    for worker in workers:
+      worker.kill()
+  assert [worker.returncode for worker in workers] == [0, 0], outputs
+  return outputs
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_what_is_damaged(tmp_path):
+  _two_processes(tmp_path, "save")
+  path = max(
+    (tmp_path / "2" / "state" / "ocdbt.process_1").rglob("d/*"),
+    key=lambda path: path.stat().st_size,
+  )
+  _flip(path, path.stat().st_size // 2)
+  outputs = _two_processes(tmp_path, "restore")
+  assert all("restored 1" in out for out, _ in outputs)
+  assert sum("step 2" in err for _, err in outputs) == 1
+  assert (tmp_path / "damaged-2").is_dir()
+  value = np.random.RandomState(1).randn(64, 256).astype(np.float32)
+  target = {"w": jax.ShapeDtypeStruct(value.shape, value.dtype)}
+  alone, step, _ = _restore(tmp_path, target)  # and one process restores it
+  assert step == 1
+  np.testing.assert_array_equal(alone["w"], value)
