@@ -12,6 +12,7 @@ another number of devices or processes.
 """
 
 import contextlib
+import logging
 import os
 import pathlib
 import sys
@@ -28,6 +29,13 @@ from genrep_jax.lib._side import differing_keys as differing_keys
 
 _STATE = "state"
 _SIDE = "side"
+
+
+# Whatever goes wrong in Orbax is raised here, too, and told in one line; its
+# own report of a full disk is five hundred lines of tracebacks.
+logging.getLogger("absl").addFilter(
+  lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname
+)
 
 
 class _Damaged(Exception):
@@ -51,7 +59,9 @@ def _with_sharding(leaf):
 
 def _one_line(error: BaseException) -> str:
   text = " ".join(str(error).split()) or type(error).__name__
-  return text if len(text) <= 300 else text[:297] + "..."
+  if "No space left on device" in text:  # TensorStore adds a page of its own
+    return "No space left on device"
+  return text if len(text) <= 160 else text[:157] + "..."
 
 
 def _not_damage(error: Exception) -> bool:
@@ -151,19 +161,22 @@ class Checkpoints:
     Raises:
       OSError: this or the previous save failed (disk full, ...); the message
         names the directory and the newest finished checkpoint.
+      TypeError: a leaf of a dtype that has no digest.
     """
-    with self._save_errors(), jax.transfer_guard("allow"):
+    with self._save_errors():
       manager = self._manager()
       manager.check_for_errors()
       if force:
         manager.wait_until_finished()
       if step in manager.all_steps():
         return False
+    with jax.transfer_guard("allow"):
       state = jax.tree.map(_on_device, state)
       side = {**self._side, "step": int(step), "digests": digest.record(state)}
-      side["sha256"] = side_file.seal(side)
-      # Orbax refuses empty arrays; they carry nothing but their shape.
-      filled = jax.tree.map(lambda x: None if _empty(x) else x, state)
+    side["sha256"] = side_file.seal(side)
+    # Orbax refuses empty arrays; they carry nothing but their shape.
+    filled = jax.tree.map(lambda x: None if _empty(x) else x, state)
+    with self._save_errors(), jax.transfer_guard("allow"):
       manager.save(
         int(step),
         args=ocp.args.Composite(
