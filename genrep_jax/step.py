@@ -320,7 +320,7 @@ def make_train_step(cfg, parts: Parts, mesh):
           cfg.ema_decay,
           state.step,
         )
-      grad_norm = optax.global_norm(grads)
+      grad_norm = optax.tree.norm(grads)
       measured = metrics.collection(
         state.step + 1,
         loss=loss,

@@ -18,7 +18,9 @@ from genrep_jax.lib import contracts, errors, plugins
 SMALL = {
   ("generators", "small"): {"widths": (8, 4), "extra_convs": (0, 0)},
   ("encoders", "resnet"): {"depth": 18, "width": 0.125, "stem": "small"},
-  ("encoders", "small"): {"width": 8},
+  ("encoders", "small"): {"width": 0.25},
+  ("views/pixel", "simclr"): {"crop_px": 0, "mean": (0.5,), "std": (0.5,)},
+  ("views/pixel", "none"): {"mean": (0.5,), "std": (0.5,)},
   ("data", "fashion_mnist"): None,  # need files that are not in the package:
   ("data", "tfds"): None,  # their own tests make some
 }

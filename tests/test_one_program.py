@@ -114,12 +114,26 @@ def test_sample_k_is_the_same_bits_for_any_batch_and_device_count():
   spread = shown(support.tiny("global_batch=16"), 8, 1)
   for k, name in enumerate(["before T_x", "views", "latents"]):
     joined = np.concatenate([narrow[0][k], narrow[1][k]])
-    if name == "latents":  # pure integer hashing and inverse normal: bits
-      np.testing.assert_array_equal(joined, wide[k], err_msg=name)
-      np.testing.assert_array_equal(spread[k], wide[k], err_msg=name)
-    else:
-      np.testing.assert_array_equal(joined, wide[k], err_msg=name)
-      np.testing.assert_array_equal(spread[k], wide[k], err_msg=name)
+    # The sample (z, y, T_z's and T_x's numbers) is the same bits. Rendering
+    # passes through matmuls, whose blocking, and so whose last bit, depends on
+    # how many rows a device holds.
+    tolerance = 0 if name == "latents" else 2e-6
+    np.testing.assert_allclose(
+      joined, wide[k], rtol=0, atol=tolerance, err_msg=name
+    )
+    np.testing.assert_allclose(
+      spread[k], wide[k], rtol=0, atol=tolerance, err_msg=name
+    )
+
+
+def test_real_images_are_the_same_bits_on_any_device_count():
+  config = support.tiny("source.name=array", "global_batch=16")
+  shown_by = []
+  for devices in (1, 8):
+    program, _, state, frozen = support.open_program(config, devices)
+    pictures = jax.jit(program.preview)(state, frozen)
+    shown_by.append(np.asarray(pictures["views_before_pixel"]))
+  np.testing.assert_array_equal(*shown_by)
 
 
 def test_a_finite_virtual_data_set_repeats_its_anchors_but_not_its_views():

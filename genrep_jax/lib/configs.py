@@ -54,6 +54,8 @@ def load(path: str, overrides=()) -> ml_collections.ConfigDict:
   """
   config = _read(path)
   pairs = [_split(text) for text in overrides]
+  if config.get("job") == "study":  # the others are for the runs' own config
+    pairs = [pair for pair in pairs if pair[0].startswith("study.")]
   for key, value in pairs:
     if key.endswith(".name") and key[: -len(".name")] in ROOMS:
       _rename(config, key[: -len(".name")], value)

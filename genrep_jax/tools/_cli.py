@@ -81,4 +81,7 @@ def run(main) -> None:
   except BrokenPipeError:  # | head
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     code = errors.EXIT_OK
+  except OSError as error:  # a full disk, a folder that may not be written
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    code = errors.EXIT_USAGE
   sys.exit(code)

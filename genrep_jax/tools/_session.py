@@ -81,6 +81,7 @@ def build(config, mesh):
     UsageError: the config does not fit together or the devices.
   """
   _check_intervals(config)
+  report.recorded_rows(config.report.recorded)  # fail now, not after training
   if config.job == "game":
     module = plugins.resolve("games", config.game.name)
     dataset = plugins.resolve("data", config.data.name).make(config.data)

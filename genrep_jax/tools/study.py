@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 
-from genrep_jax.lib import errors, versions
+from genrep_jax.lib import configs, errors, versions
 
 
 def commands(config, overrides, workdir) -> list[tuple[str, int, list[str]]]:
@@ -66,6 +66,9 @@ def run(file, overrides, config, workdir) -> int:
   """
   if not config.study.rows or not config.study.seeds:
     raise errors.UsageError(f"study: {file!r} names no rows or no seeds")
+  passed = [text for text in overrides if not text.startswith("study.")]
+  for _, row_overrides in config.study.rows:  # fail now, not after hours
+    configs.load(config.study.base, [*row_overrides, *passed])
   cores = sorted(os.sched_getaffinity(0))
   parallel = config.study.parallel
   if not 1 <= parallel <= len(cores):

@@ -152,7 +152,7 @@ def render_latents(generator, variables, z, y, mesh, chunk: int = 0):
   """
   b, v, latent_dim = z.shape
   rows = z.reshape(b * v, latent_dim)
-  classes = jnp.repeat(y, v, total_repeat_length=b * v)
+  classes = jnp.broadcast_to(y[:, None], (b, v)).reshape(b * v)
   devices = mesh.devices.size
   if not chunk or chunk >= b * v:
     images = generator.apply(variables, rows, classes)

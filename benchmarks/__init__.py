@@ -1,0 +1,1 @@
+"""What is timed. Nothing here is a test, and no test is timed."""

@@ -1,0 +1,94 @@
+"""Times the stages of the train step: where a step's time goes.
+
+`python -m benchmarks.step_stages --config configs/quickstart.py` compiles
+growing prefixes of the step (the compiler drops what a prefix does not need)
+and prints the median seconds of each and of what it adds. The whole step is
+one fused program, so the differences are a split, not a sum of kernels.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+
+from genrep_jax import state as state_lib, step as step_lib
+from genrep_jax.lib import configs, mesh as mesh_lib, plugins
+from genrep_jax.tools import _cli
+from genrep_jax.views import stages
+
+
+def prefixes(config, mesh):
+  """Returns ({name: jitted function}, their arguments)."""
+  program = step_lib.build(config, mesh)
+  dataset = generator = None
+  if config.source.name != "generator":
+    dataset = plugins.resolve("data", config.data.name).make(config.data)
+  if config.source.name != "array":
+    generator, _, _ = step_lib.load_generator(
+      config, step_lib.compute_dtype(config)
+    )
+  parts = step_lib.make_parts(config, dataset, generator, program.total_steps)
+  views_of = stages.make_views(config, parts, mesh)
+  state = state_lib.initial(program, mesh)
+  frozen = state_lib.put_frozen(program, mesh)
+
+  def sample(state, frozen):
+    return views_of(state.step, frozen)[0].latents
+
+  def render(state, frozen):
+    return views_of(state.step, frozen)[1]
+
+  def augment(state, frozen):
+    return views_of(state.step, frozen)[0].images
+
+  def encode(state, frozen):
+    images = augment(state, frozen)
+    variables = {
+      "params": state.params["encoder"], "batch_stats": state.batch_stats
+    }
+    rows = images.reshape(-1, *images.shape[2:])
+    return parts.encoder.apply(variables, rows, train=True)
+
+  functions = {"render": render, "augment": augment, "encode": encode}
+  if generator is not None and dataset is None:
+    functions = {"sample": sample, **functions}
+  functions["whole step"] = program.step
+  return {k: jax.jit(f) for k, f in functions.items()}, (state, frozen)
+
+
+def measure(functions, arguments, repeats):
+  """Returns {name: median seconds}, the functions interleaved."""
+  for function in functions.values():
+    jax.block_until_ready(function(*arguments))
+  seconds = {name: [] for name in functions}
+  for k in range(repeats):
+    state = arguments[0].replace(step=jnp.int32(k))
+    for name, function in functions.items():
+      start = time.perf_counter()
+      jax.block_until_ready(function(state, arguments[1]))
+      seconds[name].append(time.perf_counter() - start)
+  return {name: statistics.median(s) for name, s in seconds.items()}
+
+
+def main(argv):
+  """Command line."""
+  arguments = argparse.ArgumentParser(description=__doc__)
+  _cli.add_config(arguments)
+  arguments.add_argument("--repeats", type=int, default=20)
+  flags, overrides = _cli.parse(arguments, argv)
+  config = configs.load(flags.config, overrides)
+  functions, values = prefixes(config, mesh_lib.make_mesh())
+  medians = measure(functions, values, flags.repeats)
+  before = 0.0
+  print(f"{'up to':<12} {'ms':>8} {'adds ms':>8}")
+  for name, seconds in medians.items():
+    print(f"{name:<12} {1e3 * seconds:8.1f} {1e3 * (seconds - before):8.1f}")
+    before = seconds
+  print(json.dumps({"device": jax.devices()[0].device_kind, **medians}))
+
+
+if __name__ == "__main__":
+  _cli.run(main)

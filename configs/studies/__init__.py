@@ -1,0 +1,1 @@
+"""Studies: tables of runs and seeds, one claim each."""
