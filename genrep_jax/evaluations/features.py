@@ -1,0 +1,228 @@
+"""Frozen features of real images, in padded, masked, sharded batches."""
+
+import functools
+import weakref
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genrep_jax import data
+from genrep_jax.lib import contracts, errors, mesh as mesh_lib
+
+# Options that every evaluation on real images shares.
+OPTIONS = {
+  "data": {"name": ""},  # a data set; empty: the trainer fills in the run's
+  "batch": 512,  # images per call; rounded up to a multiple of the devices
+  "image_px": 0,  # side to resize and centre-crop to; 0: as they are
+  "train_limit": 0,  # class-balanced part of the training set; 0: all of it
+}
+
+
+def raw_pixels(variables, images: jax.Array) -> jax.Array:
+  """The floor under every encoder: an `encode` that returns the pixels.
+
+  Args:
+    variables: ignored; anything, e.g. {}.
+    images: [n h w c] in [-1, 1].
+
+  Returns:
+    Features [n h*w*c].
+  """
+  del variables
+  return images.reshape(len(images), -1)
+
+
+def extract(
+  encode, variables, images: np.ndarray, mesh, batch: int, *, image_px: int = 0
+) -> np.ndarray:
+  """Encodes real images, each by itself, whatever batch and devices are.
+
+  The program is compiled once per (encode, mesh, batch, image_px): the last
+  batch is padded to the full size and the padding is masked out.
+
+  Args:
+    encode: (variables, images float32 [n h w c] in [-1, 1]) -> [n f], jit-able;
+      a row of its result depends on that row's image only.
+    variables: what `encode` wants; used where it lies.
+    images: uint8 [N h w c], the same in every process.
+    mesh: the device mesh; a batch is spread over it.
+    batch: images per call, over all devices; rounded up to a multiple of their
+      number, so that any value works on any machine.
+    image_px: side of the square to resize and centre-crop to; 0: as they are.
+
+  Returns:
+    float32 [N f], the same in every process.
+
+  Raises:
+    UsageError: images are not uint8 [N h w c] or N is 0, or batch < 1.
+    Diverged: a feature is not finite.
+  """
+  images = np.asarray(images)
+  if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+    raise errors.UsageError(
+      f"features: images are {images.dtype}{list(images.shape)}, "
+      "not uint8 [N h w c] with N > 0"
+    )
+  if batch < 1:
+    raise errors.UsageError(f"features: batch={batch} must be at least 1")
+  batch = -(-batch // mesh.size) * mesh.size
+  program = _program(encode, mesh, image_px)
+  sharding = mesh_lib.batch(mesh)
+  pieces, counted, pending = [], 0, None
+  for start in range(0, len(images), batch):
+    rows = images[start : start + batch]
+    mask = np.arange(batch) < len(rows)
+    if len(rows) < batch:
+      padding = np.zeros((batch - len(rows), *rows.shape[1:]), np.uint8)
+      rows = np.concatenate([rows, padding])
+    result = program(variables, place(rows, sharding), place(mask, sharding))
+    if pending is not None:  # fetched while the devices work on the next one
+      counted += _collect(pieces, pending)
+    pending = result
+  counted += _collect(pieces, pending)
+  features = np.concatenate(pieces)[: len(images)]
+  if counted != len(images):
+    raise AssertionError(f"features: {counted} images of {len(images)} encoded")
+  finite = np.isfinite(features).all(axis=1)
+  if not finite.all():
+    raise errors.Diverged(
+      f"features: {int((~finite).sum())} of {len(images)} images have a "
+      f"feature that is not finite, the first is image {finite.argmin()}"
+    )
+  return features
+
+
+def place(array: np.ndarray, sharding) -> jax.Array:
+  """Puts a host array that every process holds onto devices.
+
+  Args:
+    array: the same in every process.
+    sharding: of the result; it may span processes.
+
+  Returns:
+    The global array. The transfers are explicit, so that a transfer guard lets
+    them pass, and no process waits for another.
+  """
+  where = sharding.addressable_devices_indices_map(array.shape)
+  pieces = [
+    jax.device_put(array[part], device) for device, part in where.items()
+  ]
+  return jax.make_array_from_single_device_arrays(array.shape, sharding, pieces)
+
+
+def of_dataset(cfg, encode, variables, mesh):
+  """Encodes the training (or its part) and test images of a data set.
+
+  The last result is kept while `variables` live, so that evaluations which
+  follow each other on the same weights encode once.
+
+  Args:
+    cfg: an evaluation's config, with the keys of `OPTIONS`.
+    encode: see `extract`.
+    variables: see `extract`.
+    mesh: the device mesh.
+
+  Returns:
+    ((train features float32 [N f], labels int32 [N]), (test features, labels),
+    number of classes).
+  """
+  global _last
+  dataset = data.load(cfg.data)
+  leaves, structure = jax.tree.flatten(variables)
+  key = (dataset, encode, mesh, structure, cfg.image_px, cfg.train_limit)
+  if _last is None or not _last.matches(key, leaves):
+    chosen = data.balanced_indices(dataset.train.labels, cfg.train_limit)
+    result = []
+    for images, labels in (
+      [array[chosen] for array in dataset.train],
+      dataset.test,
+    ):
+      features = extract(
+        encode, variables, images, mesh, cfg.batch, image_px=cfg.image_px
+      )
+      result.append((features, np.asarray(labels)))
+    _last = _Kept(key, leaves, (*result, dataset.num_classes))
+  return _last.result
+
+
+class _Kept:
+  """The last result of `of_dataset`; holds the weights only weakly."""
+
+  def __init__(self, key, leaves, result):
+    self.key, self.result = key, result
+    # numpy arrays can change in place: only immutable weights are recognised.
+    fixed = bool(leaves) and all(isinstance(x, jax.Array) for x in leaves)
+    self.leaves = [weakref.ref(x) for x in leaves] if fixed else None
+
+  def matches(self, key, leaves):
+    return (
+      self.leaves is not None
+      and len(self.leaves) == len(leaves)
+      and all(ref() is leaf for ref, leaf in zip(self.leaves, leaves))
+      and self.key[0] is key[0]  # a data set is compared by identity
+      and self.key[1:] == key[1:]
+    )
+
+
+_last: _Kept | None = None
+
+
+def check(cfg) -> contracts.Dataset:
+  """Checks an evaluation's shared options and loads its data set.
+
+  Args:
+    cfg: an evaluation's config, with the keys of `OPTIONS`.
+
+  Returns:
+    The data set.
+
+  Raises:
+    UsageError: an option out of range, or no such data.
+  """
+  for key, least in (("batch", 1), ("image_px", 0), ("train_limit", 0)):
+    if cfg[key] < least:
+      raise errors.UsageError(
+        f"evaluations: {cfg.name}: {key}={cfg[key]} must be at least {least}"
+      )
+  dataset = data.load(cfg.data)
+  if 0 < cfg.train_limit < dataset.num_classes:
+    raise errors.UsageError(
+      f"evaluations: {cfg.name}: train_limit={cfg.train_limit} is below the "
+      f"{dataset.num_classes} classes of {dataset.name}"
+    )
+  return dataset
+
+
+@functools.lru_cache(maxsize=8)
+def _program(encode, mesh, image_px):
+  """Compiles uint8 [b h w c], mask [b] -> features [b f] and their count."""
+
+  def program(variables, images, mask):
+    x = images.astype(jnp.float32) / 127.5 - 1.0
+    if image_px:
+      x = _resize(x, image_px)
+    features = encode(variables, x).astype(jnp.float32)
+    # `where`, not a product: padding must not turn into NaN.
+    return jnp.where(mask[:, None], features, 0.0), mask.sum(dtype=jnp.int32)
+
+  # Replicated, so that every process of a multi-process run holds every row.
+  return jax.jit(program, out_shardings=mesh_lib.replicated(mesh))
+
+
+def _resize(x, side):
+  """Resizes [b h w c] to a shorter side of `side` and cuts out the centre."""
+  height, width = x.shape[1:3]
+  scale = side / min(height, width)
+  shape = (max(side, round(height * scale)), max(side, round(width * scale)))
+  x = jax.image.resize(
+    x, (len(x), *shape, x.shape[3]), "bilinear", antialias=True
+  )
+  top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+  return x[:, top : top + side, left : left + side]
+
+
+def _collect(pieces, result):
+  features, count = jax.device_get(result)
+  pieces.append(features)
+  return int(count)

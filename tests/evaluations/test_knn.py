@@ -1,0 +1,157 @@
+"""Weighted kNN against a loop over the queries, ties and limits."""
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from genrep_jax import data
+from genrep_jax.evaluations import features, knn
+from genrep_jax.lib import contracts, errors, mesh as mesh_lib
+
+
+def mesh_of(count):
+  return mesh_lib.make_mesh(jax.devices()[:count])
+
+
+def twin(bank, labels, queries, k, temperature, num_classes):
+  """Wu et al. 2018, section 3.4, one query at a time, in float64."""
+  predicted = []
+  for query in queries.astype(np.float64):
+    s = []
+    for row in bank.astype(np.float64):
+      s.append(row @ query / np.linalg.norm(row) / np.linalg.norm(query))
+    nearest = np.argsort(-np.array(s), kind="stable")[:k]
+    support = np.zeros(num_classes)
+    for index in nearest:
+      support[labels[index]] += np.exp(s[index] / temperature)
+    predicted.append(support.argmax())
+  return np.array(predicted)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("k, temperature", [(1, 0.07), (7, 0.07), (40, 1.0)])
+def test_against_a_loop(devices, k, temperature):
+  random = np.random.default_rng(k)
+  labels = random.integers(0, 4, 40)
+  centres = random.normal(size=(4, 6))
+  bank = (centres[labels] + random.normal(size=(40, 6))).astype(np.float32)
+  queries = random.normal(size=(37, 6)).astype(np.float32)
+  got = knn.classify(
+    bank,
+    labels,
+    queries,
+    k=k,
+    temperature=temperature,
+    num_classes=4,
+    mesh=mesh_of(devices),
+  )
+  np.testing.assert_array_equal(
+    got, twin(bank, labels, queries, k, temperature, 4)
+  )
+  assert got.dtype == np.int32
+  assert len(set(got)) > 1
+
+
+def simple(bank, labels, queries, **changes):
+  return knn.classify(
+    np.asarray(bank, np.float32),
+    np.asarray(labels),
+    np.asarray(queries, np.float32),
+    **{
+      "k": 3,
+      "temperature": 0.07,
+      "num_classes": 3,
+      "mesh": mesh_of(1),
+      **changes,
+    },
+  ).tolist()
+
+
+def test_temperature_weighs_one_near_against_two_far():
+  bank = [[1, 0], [1, 1], [1, 1]]
+  labels = [2, 1, 1]
+  assert simple(bank, labels, [[1, 0.1]], temperature=0.07) == [2]
+  assert simple(bank, labels, [[1, 0.1]], temperature=100.0) == [1]
+
+
+def test_a_tiny_temperature_neither_overflows_nor_underflows():
+  # Similarities of -1 and of 1, divided by 1e-3: exp would be 0 or infinite.
+  assert simple([[-1, 0]] * 2 + [[-1, 0.1]], [2, 2, 1], [[1, 0]],
+                temperature=1e-3) == [1]  # fmt: skip
+  assert simple([[1, 0]] * 2 + [[1, 1]], [2, 2, 1], [[1, 0]],
+                temperature=1e-3) == [2]  # fmt: skip
+
+
+def test_ties_go_to_the_first_image_and_the_lower_class():
+  same = [[1, 1]] * 5
+  assert simple(same, [2, 1, 0, 0, 0], [[1, 1]], k=1) == [2]
+  assert simple(same, [2, 1, 0, 0, 0], [[1, 1]], k=2) == [1]
+
+
+def test_lengths_do_not_matter_and_zero_features_are_allowed():
+  random = np.random.default_rng(0)
+  bank, queries = random.normal(size=(2, 20, 4))
+  labels = random.integers(0, 3, 20)
+  scaled = bank * random.uniform(0.1, 1e4, (20, 1))
+  assert simple(bank, labels, queries) == simple(scaled, labels, queries * 1e3)
+  assert simple([[0, 0], [1, 0], [1, 0]], [0, 1, 1], [[0, 0]], k=1) == [0]
+
+
+def test_chunks_do_not_matter(monkeypatch):
+  random = np.random.default_rng(0)
+  bank, queries = random.normal(size=(2, 30, 4))
+  labels = random.integers(0, 3, 30)
+  whole = simple(bank, labels, queries)
+  monkeypatch.setattr(knn, "_MATRIX_ENTRIES", 30 * 7)
+  assert simple(bank, labels, queries) == whole
+
+
+def toy(per_class=15):
+  random = np.random.default_rng(0)
+  labels = np.repeat(np.arange(3, dtype=np.int32), per_class)
+  images = random.integers(0, 90, (len(labels), 4, 4, 1))
+  images[np.arange(len(labels)), labels] += 150  # a bright row says the class
+  split = contracts.Split(images.astype(np.uint8), labels)
+  return contracts.Dataset("toy", 3, (), split, split)
+
+
+@pytest.fixture
+def cfg(monkeypatch):
+  monkeypatch.setattr(data, "load", lambda cfg: toy())
+  return ml_collections.ConfigDict({**knn.default_config(), "batch": 16})
+
+
+def test_the_plug_in_reports_k_in_the_name(cfg):
+  cfg.k = 5
+  run = knn.make(cfg, features.raw_pixels, mesh_of(8))
+  ((name, value),) = run({})
+  assert name == "knn5_accuracy" and value == 1.0
+
+  def blind(variables, images):
+    return images[:, 0, 0] * 0 + 1
+
+  ((_, value),) = knn.make(cfg, blind, mesh_of(8))({})
+  assert value == pytest.approx(1 / 3)  # everything a tie: always class 0
+
+
+@pytest.mark.parametrize(
+  "changes, expected",
+  [
+    ({"k": 0}, "k=0"),
+    ({"temperature": 0.0}, "temperature=0.0"),
+    ({"k": 46}, "k=46 exceeds the 45"),
+    ({"k": 10, "train_limit": 9}, "k=10 exceeds the 9"),
+    ({"batch": 0}, "batch=0"),
+  ],
+)
+def test_bad_input(cfg, changes, expected):
+  cfg.update(changes)
+  with pytest.raises(errors.UsageError, match=expected):
+    knn.make(cfg, features.raw_pixels, mesh_of(1))
+
+
+def test_no_data_named():
+  cfg = ml_collections.ConfigDict(knn.default_config())
+  with pytest.raises(errors.UsageError, match="data.name is empty"):
+    knn.make(cfg, features.raw_pixels, mesh_of(1))

@@ -1,0 +1,278 @@
+"""The linear probe: at its optimum, honest about its choice of l2."""
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+import scipy.optimize
+
+from genrep_jax import data
+from genrep_jax.evaluations import features, linear
+from genrep_jax.lib import contracts, errors, mesh as mesh_lib
+
+
+def mesh_of(count):
+  return mesh_lib.make_mesh(jax.devices()[:count])
+
+
+def make_rows(count=60, size=7, classes=3, seed=0):
+  """Correlated features of very different scales, and one that never moves."""
+  random = np.random.default_rng(seed)
+  labels = random.integers(0, classes, count).astype(np.int32)
+  mixing = random.normal(size=(size, size)) * 10.0 ** random.uniform(
+    -2, 2, (1, size)
+  )
+  x = (
+    random.normal(size=(count, size))
+    + random.normal(size=(classes, size))[labels]
+  )
+  x = x @ mixing + 30
+  x[:, 2] = 5.3
+  return x.astype(np.float32), labels
+
+
+def objective(parameters, x, labels, l2):
+  """The objective and its gradient in float64, written with a loop."""
+  x = x.astype(np.float64)
+  deviation = x.std(axis=0)
+  x = (x - x.mean(axis=0)) / np.where(deviation > 1e-4, deviation, np.inf)
+  w = parameters.reshape(x.shape[1] + 1, -1)
+  value = l2 / 2 * (w[:-1] ** 2).sum()
+  gradient = np.concatenate([l2 * w[:-1], np.zeros_like(w[-1:])])
+  for row, label in zip(x, labels):
+    row = np.append(row, 1.0)
+    p = np.exp(row @ w - (row @ w).max())
+    p /= p.sum()
+    value -= np.log(p[label]) / len(x)
+    p[label] -= 1
+    gradient += np.outer(row, p) / len(x)
+  return value, gradient.ravel()
+
+
+def standardised(model, x):
+  """The model's parameters for standardised features, as `objective` wants."""
+  x = x.astype(np.float64)
+  weights = model.weights * x.std(axis=0)[:, None]
+  bias = model.bias + x.mean(axis=0) @ model.weights
+  return np.concatenate([weights, bias[None]]).ravel()
+
+
+def fit(x, labels, l2, *, classes=3, devices=1, keep=None, **options):
+  problem = linear.Problem(x, labels, classes, mesh_of(devices))
+  keep = np.ones(len(x), bool) if keep is None else keep
+  options = {"max_iterations": 300, "tolerance": 1e-4, **options}
+  return problem.fit(problem.prepare(keep), l2, **options)
+
+
+@pytest.mark.parametrize("l2", [1e-1, 1e-3])
+def test_optimum_against_scipy(l2):
+  x, labels = make_rows()
+  model = fit(x, labels, l2)
+  best = scipy.optimize.minimize(
+    objective,
+    np.zeros(8 * 3),
+    (x, labels, l2),
+    method="BFGS",
+    jac=True,
+    options={"gtol": 1e-7},
+  )
+  parameters = standardised(model, x)
+  value, gradient = objective(parameters, x, labels, l2)
+  assert best.fun <= value <= best.fun + 1e-5
+  assert model.loss == pytest.approx(value, abs=1e-5)
+  assert np.linalg.norm(gradient) < 2e-4
+  weights = parameters.reshape(8, 3)[:-1]
+  np.testing.assert_allclose(weights, best.x.reshape(8, 3)[:-1], atol=0.02)
+  assert model.gradient_norm < 1e-4 and 0 < model.iterations < 300
+
+
+def test_rows_that_are_not_kept_have_no_influence():
+  x, labels = make_rows()
+  keep = np.arange(len(x)) % 3 > 0
+  part = fit(x[keep], labels[keep], 1e-2)
+  other = x.copy()
+  other[~keep] = 1e3
+  masked = fit(other, labels, 1e-2, keep=keep)
+  np.testing.assert_allclose(masked.weights, part.weights, atol=1e-3)
+  assert masked.loss == pytest.approx(part.loss, abs=1e-5)
+
+
+def test_devices_do_not_matter():
+  x, labels = make_rows(count=61)  # not divisible by the devices
+  # A few iterations: eight fake devices wait long for each other.
+  one, eight = (
+    fit(x, labels, 0.1, devices=count, max_iterations=5) for count in (1, 8)
+  )
+  assert eight.loss == pytest.approx(one.loss, rel=1e-5)
+  np.testing.assert_allclose(
+    eight.weights, one.weights, rtol=1e-2, atol=1e-4 * abs(one.weights).max()
+  )
+
+
+def test_start_does_not_matter():
+  x, labels = make_rows()
+  one = fit(x, labels, 1e-2)
+  warm = fit(x, labels, 1e-2, start=fit(x, labels, 1.0))
+  assert warm.loss == pytest.approx(one.loss, abs=1e-5)
+  # Started where it ends, a fit has nothing to do.
+  assert fit(x, labels, 1e-2, start=one, tolerance=1e-3).iterations <= 2
+
+
+def test_large_sets_are_spread_over_the_mesh(monkeypatch):
+  x, labels = make_rows()
+  meshes = []
+  prepare = linear.Problem.prepare
+
+  def watch(self, keep):
+    meshes.append(self.mesh.size)
+    return prepare(self, keep)
+
+  monkeypatch.setattr(linear.Problem, "prepare", watch)
+  options = {"num_classes": 3, "l2_grid": (0.1,), "max_iterations": 3}
+  small, *_ = linear.probe(x, labels, mesh=mesh_of(8), **options)
+  monkeypatch.setattr(linear, "_ONE_DEVICE_BYTES", 100)
+  large, *_ = linear.probe(x, labels, mesh=mesh_of(8), **options)
+  assert meshes == [1, 1, 8, 8]
+  assert large.loss == pytest.approx(small.loss, rel=1e-5)
+
+
+def test_features_may_be_scaled_and_shifted():
+  x, labels = make_rows()
+  random = np.random.default_rng(0)
+  scaled = x * random.uniform(1, 5, 7) + random.normal(size=7)
+  one, other = fit(x, labels, 1e-2), fit(scaled, labels, 1e-2)
+  assert other.loss == pytest.approx(one.loss, abs=1e-4)
+
+
+def test_strong_regulariser_leaves_the_class_shares():
+  x, labels = make_rows()
+  model = fit(x, labels, 1e5)
+  shares = np.bincount(labels) / len(labels)
+  entropy = -(shares * np.log(shares)).sum()
+  assert model.loss == pytest.approx(entropy, abs=1e-4)
+
+
+def test_iterations_are_bounded():
+  x, labels = make_rows()
+  model = fit(x, labels, 1e-4, max_iterations=3, tolerance=1e-9)
+  assert model.iterations == 3 and model.gradient_norm > 1e-3
+
+
+def test_hold_out_is_stratified_and_deterministic():
+  labels = np.random.default_rng(0).permutation(
+    np.repeat([0, 1, 2, 3], [100, 33, 2, 1])
+  )
+  held_out = linear.hold_out(labels, 0.1, 0)
+  np.testing.assert_array_equal(np.bincount(labels[held_out]), [10, 3, 1])
+  np.testing.assert_array_equal(held_out, linear.hold_out(labels, 0.1, 0))
+  assert (held_out != linear.hold_out(labels, 0.1, 1)).any()
+  with pytest.raises(errors.UsageError, match="nothing to hold out: 3"):
+    linear.hold_out(np.arange(3), 0.1, 0)
+
+
+def scripted(monkeypatch, accuracies):
+  """Replaces fits and scores: accuracies = {l2: held-out accuracy}."""
+  tried = []
+
+  class Problem:
+    def __init__(self, rows, labels, num_classes, mesh):
+      pass
+
+    def prepare(self, keep):
+      return keep
+
+    def fit(self, keep, l2, *, start=None, max_iterations, tolerance):
+      tried.append((l2, int(keep.sum())))
+      return l2
+
+  monkeypatch.setattr(linear, "Problem", Problem)
+  monkeypatch.setattr(
+    linear, "accuracy", lambda model, x, labels: accuracies[model]
+  )
+  labels = np.repeat([0, 1], 500)
+  result = linear.probe(
+    np.zeros((1000, 1)),
+    labels,
+    num_classes=2,
+    mesh=mesh_of(1),
+    l2_grid=tuple(accuracies),
+  )
+  return result, tried
+
+
+def test_chooses_by_held_out_accuracy_and_refits_to_all(monkeypatch):
+  accuracies = {1e-3: 0.79, 1e-1: 0.7, 1e-2: 0.8, 1e-4: 0.8}
+  (model, l2, accuracy), tried = scripted(monkeypatch, accuracies)
+  assert (model, l2, accuracy) == (1e-2, 1e-2, 0.8)  # a tie: the stronger
+  path = [(1e-1, 900), (1e-2, 900), (1e-3, 900), (1e-4, 900)]
+  assert tried == [*path, (1e-2, 1000)]
+
+
+def test_stops_when_accuracy_falls_by_more_than_its_error(monkeypatch):
+  # Standard error of 0.8 on 100 rows: 0.04.
+  accuracies = {1e-1: 0.8, 1e-2: 0.77, 1e-3: 0.75, 1e-4: 0.99}
+  (_, l2, _), tried = scripted(monkeypatch, accuracies)
+  assert l2 == 1e-1
+  assert [l2 for l2, _ in tried] == [1e-1, 1e-2, 1e-3, 1e-1]
+
+
+@pytest.fixture
+def cfg(monkeypatch):
+  dataset = toy()
+  monkeypatch.setattr(data, "load", lambda cfg: dataset)
+  monkeypatch.setattr(features, "_last", None)
+  return ml_collections.ConfigDict({**linear.default_config(), "batch": 32})
+
+
+def toy(per_class=20):
+  random = np.random.default_rng(0)
+  labels = np.tile(np.arange(3, dtype=np.int32), per_class)
+  splits = []
+  for _ in range(2):
+    images = random.integers(0, 90, (len(labels), 4, 4, 1))
+    images[np.arange(len(labels)), labels] += 150  # a bright row: the class
+    splits.append(contracts.Split(images.astype(np.uint8), labels))
+  return contracts.Dataset("toy", 3, (), *splits)
+
+
+def test_the_plug_in(cfg):
+  run = linear.make(cfg, features.raw_pixels, mesh_of(8))
+  first = dict(run({}))
+  assert set(first) == {
+    "linear_accuracy",
+    "linear_validation_accuracy",
+    "linear_l2",
+    "linear_gradient_norm",
+  }
+  assert first["linear_accuracy"] == 1.0
+  assert first["linear_l2"] in cfg.l2
+  assert dict(run({})) == first  # same bits
+
+
+def test_test_labels_are_not_looked_at_before_the_end(cfg, monkeypatch):
+  honest = dict(linear.make(cfg, features.raw_pixels, mesh_of(8))({}))
+  dataset = toy()
+  wrong = contracts.Split(dataset.test.images, (dataset.test.labels + 1) % 3)
+  spoilt = contracts.Dataset("toy", 3, (), dataset.train, wrong)
+  monkeypatch.setattr(data, "load", lambda cfg: spoilt)
+  result = dict(linear.make(cfg, features.raw_pixels, mesh_of(8))({}))
+  assert result.pop("linear_accuracy") == 0.0
+  honest.pop("linear_accuracy")
+  assert result == honest
+
+
+@pytest.mark.parametrize(
+  "changes, expected",
+  [
+    ({"l2": ()}, "l2="),
+    ({"l2": (0.1, 0.0)}, "must list positive"),
+    ({"validation_share": 1.0}, "validation_share=1.0"),
+    ({"max_iterations": 0}, "max_iterations=0"),
+    ({"tolerance": 0.0}, "tolerance=0.0"),
+    ({"train_limit": 2}, "train_limit=2"),
+  ],
+)
+def test_bad_input(cfg, changes, expected):
+  cfg.update(changes)
+  with pytest.raises(errors.UsageError, match=expected):
+    linear.make(cfg, features.raw_pixels, mesh_of(1))
