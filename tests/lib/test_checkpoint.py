@@ -370,7 +370,7 @@ def test_disk_full_keeps_the_last_good_checkpoint(tmp_path, caplog):
     assert f"{directory} failed (No space left on device); " in message
     assert message.endswith("newest finished checkpoint: step 1")
     assert not caplog.records  # nor does Orbax log pages of it
-    saver.close()  # does not complain twice
+    saver.close()
     (tmp_path / "ballast").unlink()
     state, step, _ = _restore(directory, keep=1)
     assert step == 1
@@ -392,8 +392,8 @@ def test_failed_save_surfaces_at_the_next_call(tmp_path, monkeypatch, call):
   monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", fail)
   with pytest.raises(OSError, match="No space left on device.*: step 1"):
     saver.save(3, _state(3)) if call == "save" else getattr(saver, call)()
+  saver.close()  # does not complain twice
   monkeypatch.undo()
-  saver.close()
   assert _restore(tmp_path)[1] == 1
 
 
