@@ -31,7 +31,6 @@ ROOT = {
   "state": "program",
   "train": "train",
   "main": "commands",
-  "session": "commands",
 }
 OPTIONAL = {  # imported inside the function that needs them
   "torch",

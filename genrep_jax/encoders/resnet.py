@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genrep_jax.encoders import _layers
 from genrep_jax.lib import contracts, errors
 
 # depth: (bottleneck?, blocks per layer)
@@ -24,11 +25,6 @@ _DEPTHS = {
   50: (True, (3, 4, 6, 3)),
   101: (True, (3, 4, 23, 3)),
 }
-_EPSILON = 1e-5
-# Running statistics keep this share of their old value at each update, which
-# PyTorch calls momentum 0.1. Unlike PyTorch's, the variance averaged is the
-# biased one: the difference is 1/(n*h*w).
-_MOMENTUM = 0.9
 
 
 def default_config() -> dict[str, Any]:
@@ -103,16 +99,12 @@ def _build(cfg, dtype) -> "_ResNet":
       f"encoder.width must leave a channel of the first layer's 64, "
       f"got {cfg.width}"
     )
-  group_size = 0
   if cfg.norm == "group":
-    group_size = cfg.group_size
-    if group_size < 1 or channels % group_size:
-      raise errors.UsageError(
-        f"encoder.group_size must divide the first layer's {channels} "
-        f"channels, got {group_size}"
-      )
+    _layers.check_group_size(cfg.group_size, channels)
   bottleneck, blocks = _DEPTHS[cfg.depth]
-  return _ResNet(bottleneck, blocks, channels, cfg.stem, group_size, dtype)
+  return _ResNet(
+    cfg.norm, cfg.group_size, dtype, bottleneck, blocks, channels, cfg.stem
+  )
 
 
 def _init(module: "_ResNet", key, image_shape) -> contracts.Tree:
@@ -143,44 +135,7 @@ def _init(module: "_ResNet", key, image_shape) -> contracts.Tree:
   return jax.tree_util.tree_unflatten(structure, values)
 
 
-class _Layers(nn.Module):
-  """Convolution and norm as every part of the network uses them."""
-
-  group_size: int  # 0 means batch norm
-  dtype: Any
-
-  def conv(self, x, channels, size, stride, name):
-    """A square convolution without bias, padded by size // 2 all around."""
-    return nn.Conv(
-      channels,
-      (size, size),
-      strides=stride,
-      padding=size // 2,
-      use_bias=False,
-      dtype=self.dtype,
-      name=name,
-    )(x)
-
-  def norm(self, x, train, name):
-    """Batch norm over the whole (global) batch, or group norm."""
-    if self.group_size:
-      return nn.GroupNorm(
-        num_groups=None,
-        group_size=self.group_size,
-        epsilon=_EPSILON,
-        dtype=self.dtype,
-        name=name,
-      )(x)
-    return nn.BatchNorm(
-      use_running_average=not train,
-      momentum=_MOMENTUM,
-      epsilon=_EPSILON,
-      dtype=self.dtype,
-      name=name,
-    )(x)
-
-
-class _Block(_Layers):
+class _Block(_layers.Layers):
   """A residual block: 3x3, 3x3 or, as a bottleneck, 1x1, 3x3, 1x1."""
 
   bottleneck: bool
@@ -208,15 +163,13 @@ class _Block(_Layers):
     return nn.relu(x + y)
 
 
-class _ResNet(nn.Module):
+class _ResNet(_layers.Layers):
   """The whole network; returns the outputs of all its stages."""
 
   bottleneck: bool
   blocks: tuple[int, ...]
   channels: int
   stem: str
-  group_size: int
-  dtype: Any
 
   @nn.compact
   def __call__(self, x, *, train):
@@ -225,7 +178,11 @@ class _ResNet(nn.Module):
     "stem" is given before the max-pool.
     """
     x = x.astype(self.dtype)
-    shared = {"group_size": self.group_size, "dtype": self.dtype}
+    shared = {
+      "norm_kind": self.norm_kind,
+      "group_size": self.group_size,
+      "dtype": self.dtype,
+    }
     x = _Stem(**shared, channels=self.channels, kind=self.stem, name="stem")(
       x, train
     )
@@ -245,7 +202,7 @@ class _ResNet(nn.Module):
     return outputs
 
 
-class _Stem(_Layers):
+class _Stem(_layers.Layers):
   """First convolution: 7x7 with stride 2, or 3x3 for small images."""
 
   channels: int

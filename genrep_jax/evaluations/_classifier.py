@@ -1,0 +1,162 @@
+"""A small convolutional classifier: the eyes of FID and of CAS.
+
+Inception features, the usual choice, need a download and 299x299 colour
+images. A classifier trained here on the real training set sees what matters in
+the set at hand; its numbers compare generators of one set measured with one
+classifier, not across papers.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from genrep_jax.lib import rng
+
+
+class Classifier(nn.Module):
+  """Four convolutions, three of them strided, and one hidden layer.
+
+  Attributes:
+    num_classes: k.
+    width: channels of the first convolution.
+    feature_dim: length of the hidden layer, the features.
+  """
+
+  num_classes: int
+  width: int = 24
+  feature_dim: int = 128
+
+  @nn.compact
+  def __call__(self, images):
+    """Maps images [n h w c] in [-1, 1] to (features [n f], logits [n k])."""
+    x = nn.relu(nn.Conv(self.width, (4, 4), strides=2)(images))
+    x = nn.relu(nn.Conv(2 * self.width, (3, 3))(x))
+    x = nn.relu(nn.Conv(2 * self.width, (3, 3), strides=2)(x))
+    x = nn.relu(nn.Conv(4 * self.width, (3, 3), strides=2)(x))
+    x = x.reshape(x.shape[0], -1)
+    features = nn.relu(nn.Dense(self.feature_dim)(x))
+    return features, nn.Dense(self.num_classes)(features)
+
+
+class Trained(NamedTuple):
+  """A trained classifier.
+
+  Attributes:
+    net: the Classifier.
+    params: its params.
+  """
+
+  net: Classifier
+  params: Any
+
+
+def to_float(images) -> jax.Array:
+  """Maps uint8 pixels to float32 in [-1, 1]."""
+  return jnp.asarray(images, jnp.float32) / 127.5 - 1
+
+
+def train(
+  images,
+  labels,
+  num_classes: int,
+  *,
+  seed: int = 0,
+  epochs: int = 5,
+  batch_size: int = 128,
+  learning_rate: float = 2e-3,
+  width: int = 24,
+) -> Trained:
+  """Trains a classifier with Adam, a cosine to zero and random shifts.
+
+  Each image is shifted by up to 2 pixels: it lifts the accuracy by about one
+  percent, and a generator need not place its garments to the pixel.
+
+  Args:
+    images: uint8 [N h w c].
+    labels: int [N].
+    num_classes: k.
+    seed: of the weights, the order and the shifts.
+    epochs: passes over the images.
+    batch_size: images per step.
+    learning_rate: peak rate.
+    width: of the Classifier.
+
+  Returns:
+    The classifier.
+  """
+  images, labels = jnp.asarray(images), jnp.asarray(labels, jnp.int32)
+  size = len(images)
+  steps = epochs * size // batch_size
+  net = Classifier(num_classes, width)
+  tx = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+  params = net.init(rng.stream(seed, "classifier_init"), to_float(images[:1]))
+  order, shifts = rng.stream(seed, "order"), rng.stream(seed, "shifts")
+
+  def shift(key, image):
+    h, w, c = image.shape
+    image = jnp.pad(image, ((2, 2), (2, 2), (0, 0)), mode="edge")
+    top, left = jax.random.randint(key, (2,), 0, 5)
+    return jax.lax.dynamic_slice(image, (top, left, 0), (h, w, c))
+
+  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  def update(params, opt_state, step, images, labels):
+    indices = step * jnp.uint32(batch_size) + jnp.arange(
+      batch_size, dtype=jnp.uint32
+    )
+    rows = jax.vmap(rng.permuted_index, in_axes=(None, 0, None))(
+      order, indices, size
+    )
+    shown = jax.vmap(shift)(rng.per_index(shifts, indices), images[rows])
+
+    def loss(params):
+      _, logits = net.apply(params, to_float(shown))
+      return jnp.mean(
+        optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows])
+      )
+
+    updates, opt_state = tx.update(jax.grad(loss)(params), opt_state)
+    return optax.apply_updates(params, updates), opt_state
+
+  opt_state = tx.init(params)
+  for step in range(steps):
+    params, opt_state = update(
+      params, opt_state, jnp.uint32(step), images, labels
+    )
+  return Trained(net, params)
+
+
+def predict(classifier: Trained, images, *, batch_size: int = 500):
+  """Runs the classifier over many images.
+
+  Args:
+    classifier: from `train`.
+    images: uint8 [N h w c].
+    batch_size: images per call.
+
+  Returns:
+    (features float32 [N f], predicted class int32 [N]), numpy.
+  """
+
+  @jax.jit
+  def forward(params, batch):
+    features, logits = classifier.net.apply(params, to_float(batch))
+    return features, jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+  parts = [
+    jax.device_get(
+      forward(classifier.params, jnp.asarray(images[i : i + batch_size]))
+    )
+    for i in range(0, len(images), batch_size)
+  ]
+  features, classes = zip(*parts, strict=True)
+  return np.concatenate(features), np.concatenate(classes)
+
+
+def accuracy(classifier: Trained, images, labels) -> float:
+  """Returns the share of images [N h w c] whose class is predicted right."""
+  return float(np.mean(predict(classifier, images)[1] == np.asarray(labels)))

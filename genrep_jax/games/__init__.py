@@ -1,0 +1,1 @@
+"""Adversarial games: two players, one round of both is one XLA program."""

@@ -1,0 +1,1 @@
+"""T_z: latent views, `make(cfg, generator) -> (key, z, y) -> z'`."""

@@ -1,0 +1,1 @@
+"""T_x: pixel views, `make(cfg) -> (key, image [h w c]) -> view [h' w' c]`."""

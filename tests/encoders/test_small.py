@@ -1,0 +1,187 @@
+"""The small encoder: pooling by hand, sizes, norms, gradients, bfloat16."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from genrep_jax.encoders import small
+from genrep_jax.lib import errors, mesh
+
+_KEY = jax.random.key(0)
+
+
+@functools.cache
+def _net(norm="batch", dtype=jnp.float32):
+  """(jitted apply, variables) of a quarter-width net for 28 px."""
+  options = {"width": 0.25, "norm": norm, "group_size": 2}
+  cfg = ml_collections.ConfigDict({**small.default_config(), **options})
+  encoder = small.make(cfg, dtype=dtype)
+  apply = jax.jit(encoder.apply, static_argnames=("train", "local"))
+  return apply, jax.jit(lambda k: encoder.init(k, (28, 28, 1)))(_KEY)
+
+
+def _images(rows, seed=1):
+  return jax.random.normal(jax.random.key(seed), (rows, 28, 28, 1))
+
+
+@pytest.mark.parametrize(
+  ("size", "channels", "side"), ((28, 1, 4), (32, 3, 4), (64, 3, 8), (8, 1, 1))
+)
+def test_shapes(size, channels, side):
+  encoder = small.make(ml_collections.ConfigDict(small.default_config()))
+  shape = (size, size, channels)
+  variables = jax.eval_shape(lambda k: encoder.init(k, shape), _KEY)
+  features, batch_stats = jax.eval_shape(
+    lambda v, x: encoder.apply(v, x, train=True, local=True),
+    variables,
+    jax.ShapeDtypeStruct((3, *shape), jnp.float32),
+  )
+  assert features.pooled.shape == (3, 768)
+  assert features.local.shape == (3, side, side, 128)
+  assert jax.tree.map(lambda leaf: leaf.shape, batch_stats) == jax.tree.map(
+    lambda leaf: leaf.shape, variables["batch_stats"]
+  )
+
+
+@pytest.mark.parametrize("side", (4, 7))
+def test_quadrants_by_hand(side):
+  x = np.random.default_rng(0).normal(size=(2, side, side, 3))
+  half = 4 if side == 7 else 2  # 7: the middle row belongs to both halves
+  want = [
+    x[:, :half, :half].mean((1, 2)),
+    x[:, :half, -half:].mean((1, 2)),
+    x[:, -half:, :half].mean((1, 2)),
+    x[:, -half:, -half:].mean((1, 2)),
+  ]
+  np.testing.assert_allclose(small._quadrant_means(x), want, rtol=1e-6)
+
+
+def test_pooled_features_from_the_local_map():
+  apply, variables = _net()
+  features, _ = apply(variables, _images(3), train=False, local=True)
+  local = np.asarray(features.local)
+  assert local.shape == (3, 4, 4, 32)
+  assert local.min() == 0 < local.max()
+  parts = [
+    local.mean((1, 2)),
+    local.max((1, 2)),
+    *small._quadrant_means(local),
+  ]
+  pooled = np.concatenate(parts, axis=-1)
+  centred = pooled - pooled.mean(axis=-1, keepdims=True)
+  want = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+  np.testing.assert_allclose(features.pooled, want, rtol=1e-4, atol=1e-4)
+  none, _ = apply(variables, _images(3), train=False)
+  assert none.local is None
+
+
+def test_every_parameter_has_a_finite_gradient():
+  for norm in ("batch", "group", "none"):
+    apply, variables = _net(norm)
+
+    def loss(params, apply=apply, variables=variables):
+      features, _ = apply(
+        {**variables, "params": params}, _images(4), train=True
+      )
+      return (
+        features.pooled
+        * jnp.sin(jnp.arange(features.pooled.size)).reshape(
+          features.pooled.shape
+        )
+      ).sum()
+
+    gradients = jax.jit(jax.grad(loss))(variables["params"])
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+      assert np.isfinite(leaf).all(), path
+      assert np.abs(leaf).max() > 1e-4, (norm, path)
+
+
+def test_batch_norm_over_8_devices_equals_1_device():
+  apply, variables = _net()
+  scale = jnp.repeat(jnp.linspace(0.2, 3.0, 8), 2)[:, None, None, None]
+  images = _images(16) * scale
+
+  def loss(params, images):
+    features, batch_stats = apply(
+      {**variables, "params": params}, images, train=True
+    )
+    weights = jnp.sin(jnp.arange(features.pooled.size))
+    return (features.pooled.ravel() * weights).mean(), batch_stats
+
+  gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  results = []
+  for count in (1, 8):
+    devices = mesh.make_mesh(jax.devices()[:count])
+    assert devices.size == count
+    results.append(
+      gradient(
+        jax.device_put(variables["params"], mesh.replicated(devices)),
+        jax.device_put(images, mesh.batch(devices)),
+      )
+    )
+  for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+    a, b = np.asarray(a), np.asarray(b)
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(a).max())
+
+
+def test_training_and_evaluation_modes():
+  apply, variables = _net()
+  images = _images(8)
+  trained, batch_stats = apply(variables, images, train=True)
+  part, _ = apply(variables, images[:3], train=True)
+  assert np.abs(part.pooled - trained.pooled[:3]).max() > 1e-3
+  for old, new in zip(
+    jax.tree.leaves(variables["batch_stats"]),
+    jax.tree.leaves(batch_stats),
+    strict=True,
+  ):
+    assert np.abs(old - new).max() > 1e-3
+  evaluated, same = apply(variables, images, train=False)
+  assert jax.tree.all(
+    jax.tree.map(np.array_equal, same, variables["batch_stats"])
+  )
+  part, _ = apply(variables, images[:3], train=False)
+  np.testing.assert_allclose(part.pooled, evaluated.pooled[:3], atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ("group", "none"))
+def test_without_batch_norm_images_are_kept_apart(norm):
+  apply, variables = _net(norm)
+  assert variables["batch_stats"] == {}
+  images = _images(4)
+  all_rows, batch_stats = apply(variables, images, train=True)
+  assert batch_stats == {}
+  other = images.at[1:].set(_images(3, seed=2))
+  first, _ = apply(variables, other, train=True)
+  np.testing.assert_allclose(first.pooled[0], all_rows.pooled[0], atol=1e-5)
+  assert np.abs(first.pooled[1:] - all_rows.pooled[1:]).max() > 1e-2
+
+
+def test_bfloat16_is_close_and_keeps_float32_outside():
+  apply, variables = _net()
+  half, half_variables = _net(dtype=jnp.bfloat16)
+  images = _images(8)
+  exact, _ = apply(variables, images, train=True, local=True)
+  close, stats = half(variables, images, train=True, local=True)
+  for leaf in jax.tree.leaves((half_variables, close, stats)):
+    assert leaf.dtype == jnp.float32
+  error = np.abs(close.pooled - exact.pooled).max()
+  assert 0 < error < 0.05 * np.abs(exact.pooled).max()
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  (
+    ({"norm": "layer"}, "encoder.norm must be batch, group or none, got"),
+    ({"width": 0.01}, "encoder.width must leave a channel"),
+    ({"norm": "group", "group_size": 12}, "must divide .* 16 channels, got 12"),
+  ),
+)
+def test_bad_options(options, message):
+  cfg = ml_collections.ConfigDict({**small.default_config(), **options})
+  with pytest.raises(errors.UsageError, match=message):
+    small.make(cfg)

@@ -1,0 +1,201 @@
+"""Optimisers against hand-written updates in PyTorch's order."""
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from genrep_jax.lib import errors, optim
+
+_STEPS = 4
+
+
+def _config(**changed):
+  return ml_collections.ConfigDict({**optim.default_config(), **changed})
+
+
+def _params():
+  rng = np.random.default_rng(0)
+  return {
+    "linear": {
+      "bias": rng.normal(size=3).astype(np.float32),
+      "kernel": rng.normal(size=(4, 3)).astype(np.float32),
+    }
+  }
+
+
+def _grads():
+  rng = np.random.default_rng(1)
+  return [
+    jax.tree.map(
+      lambda x: rng.normal(size=x.shape).astype(np.float32), _params()
+    )
+    for _ in range(_STEPS)
+  ]
+
+
+def _rate(step):
+  return 0.1 / (1 + step)
+
+
+def _run(cfg):
+  """Returns the weights after every step."""
+  optimizer = optim.make(cfg, _rate)
+  params = _params()
+  state = optimizer.init(params)
+
+  @jax.jit
+  def step(params, state, grads):
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  history = []
+  for grads in _grads():
+    params, state = step(params, state, grads)
+    history.append(params)
+  return history
+
+
+def _twin(update, exempt=()):
+  """Runs `update(w, g, t, memory, exempt)` for each leaf, in float64."""
+  params = jax.tree.map(np.float64, _params())["linear"]
+  memory = {name: {} for name in params}
+  history = []
+  for t, grads in enumerate(_grads()):
+    params = {
+      name: update(
+        w, np.float64(grads["linear"][name]), t, memory[name], name in exempt
+      )
+      for name, w in params.items()
+    }
+    history.append({"linear": params})
+  return history
+
+
+def _assert_same(got, want):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6),
+    got,
+    want,
+  )
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("exempt", [(), ("bias",)])
+def test_sgd(nesterov, exempt):
+  """torch.optim.SGD: g += wd w; v = m v + g; w -= lr (v or g + m v)."""
+
+  def update(w, g, t, memory, exempt):
+    g = g + (0 if exempt else 0.2) * w
+    memory["v"] = v = 0.9 * memory.get("v", 0.0) + g
+    return w - _rate(t) * (g + 0.9 * v if nesterov else v)
+
+  got = _run(_config(weight_decay=0.2, nesterov=nesterov, decay_exclude=exempt))
+  _assert_same(got, _twin(update, exempt))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam(name):
+  """torch.optim.Adam decays through the gradient, AdamW beside it."""
+  b1, b2, eps, decay = 0.8, 0.95, 1e-3, 0.2
+
+  def update(w, g, t, memory, exempt):
+    decay_w = (0 if exempt else decay) * w
+    if name == "adam":
+      g = g + decay_w
+    else:
+      w = w - _rate(t) * decay_w
+    memory["m"] = b1 * memory.get("m", 0.0) + (1 - b1) * g
+    memory["v"] = b2 * memory.get("v", 0.0) + (1 - b2) * g * g
+    m = memory["m"] / (1 - b1 ** (t + 1))
+    v = memory["v"] / (1 - b2 ** (t + 1))
+    return w - _rate(t) * m / (np.sqrt(v) + eps)
+
+  cfg = _config(
+    name=name,
+    weight_decay=decay,
+    b1=b1,
+    b2=b2,
+    eps=eps,
+    decay_exclude=("bias",),
+  )
+  _assert_same(_run(cfg), _twin(update, ("bias",)))
+
+
+def test_lars():
+  """You et al. 2017; the excluded leaves are neither decayed nor rescaled."""
+
+  def update(w, g, t, memory, exempt):
+    if not exempt:
+      g = g + 0.2 * w
+      g = g * 0.02 * np.linalg.norm(w) / np.linalg.norm(g)
+    memory["v"] = v = 0.9 * memory.get("v", 0.0) + _rate(t) * g
+    return w - v
+
+  cfg = _config(
+    name="lars",
+    weight_decay=0.2,
+    trust_coefficient=0.02,
+    decay_exclude=("bias$",),
+  )
+  _assert_same(_run(cfg), _twin(update, ("bias",)))
+
+
+def test_clipping_is_of_the_whole_gradient_before_the_decay():
+  cfg = _config(clip_norm=0.5, momentum=0.0, weight_decay=0.3)
+  before = _params()
+  after = _run(cfg)[0]
+  grads = _grads()[0]
+  norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grads)))
+  assert norm > 0.5
+  want = jax.tree.map(
+    lambda w, g: w - _rate(0) * (g * 0.5 / norm + 0.3 * w), before, grads
+  )
+  _assert_same(after, want)
+
+
+@pytest.mark.parametrize(
+  ("changed", "message"),
+  [
+    ({"name": "larss"}, "unknown 'larss'; nearest: 'lars'; known: sgd, adam"),
+    ({"learning_rate": -1.0}, "learning_rate: -1.0 is not >= 0"),
+    ({"weight_decay": float("nan")}, "weight_decay: nan"),
+    ({"clip_norm": -1.0}, "clip_norm: -1.0"),
+    ({"momentum": 1.0}, r"momentum: 1.0 is not in \[0, 1\)"),
+    ({"b2": 1.5}, "b2: 1.5"),
+    ({"eps": 0.0}, "eps: 0.0 is not > 0"),
+    ({"decay_exclude": ("(",)}, "'\\(' is not a regular expression"),
+    ({"decay_exclude": "bias"}, "'bias' is a string"),
+  ],
+)
+def test_bad_options(changed, message):
+  cfg = _config()
+  for key, value in changed.items():
+    with cfg.ignore_type():
+      cfg[key] = value
+  with pytest.raises(errors.UsageError, match=message) as caught:
+    optim.make(cfg, _rate)
+  assert "\n" not in str(caught.value)
+
+
+def test_pattern_that_matches_nothing():
+  optimizer = optim.make(_config(decay_exclude=("bias", "biass")), _rate)
+  with pytest.raises(errors.UsageError, match="'biass' matches no parameter"):
+    optimizer.init(_params())
+
+
+def test_ema():
+  average = {"w": np.float32([1, 2]), "count": np.int32(3)}
+  new = {"w": np.float32([3, -2]), "count": np.int32(9)}
+  got = jax.jit(optim.ema)(average, new, 0.75, 5)
+  np.testing.assert_allclose(got["w"], [1.5, 1.0], rtol=1e-6)
+  assert got["count"] == 9 and got["w"].dtype == np.float32
+
+
+def test_ema_warmup():
+  """min(decay, (1 + t) / (10 + t)): 0.1 at the first update."""
+  average, new = np.float32(1), np.float32(0)
+  step = jax.jit(lambda t: optim.ema(average, new, 0.9, t, warmup=True))
+  for t, decay in ((0, 0.1), (8, 0.5), (80, 0.9), (1000, 0.9)):
+    np.testing.assert_allclose(step(np.int32(t)), decay, rtol=1e-6)

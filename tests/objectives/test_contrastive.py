@@ -1,0 +1,317 @@
+"""The shared kernel: fixtures, a slow twin, chunks, devices, numerics."""
+
+import functools
+import json
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genrep_jax.lib import errors, mesh as mesh_lib
+from genrep_jax.objectives import (
+  _contrastive,
+  multi_positive,
+  simclr,
+  supcon,
+)
+
+_FAMILIES = ("simclr_", "multipos_", "supcon_")
+_CASES = (
+  "simclr_B4_V2_D16_tau0.5",
+  "simclr_B8_V2_D128_tau0.1",
+  "simclr_B32_V2_D16_tau0.1",
+  "simclr_B32_V2_D128_tau0.07",
+  "multipos_B4_V4_D16_tau0.1",
+  "multipos_B8_V3_D128_tau0.1",
+  "multipos_B32_V2_D16_tau0.5",
+  "multipos_B32_V4_D128_tau0.1",
+  "supcon_B8_V2_D16_tau0.1",
+  "supcon_B8_V3_D128_tau0.1",
+  "supcon_B32_V2_D128_tau0.1",
+  "supcon_B32_V4_D16_tau0.5",
+  "supcon_genrep_B8_V2_D16_tau0.1",
+  "supcon_genrep_B8_V3_D128_tau0.1",
+  "supcon_genrep_B32_V2_D128_tau0.1",
+  "supcon_genrep_B32_V4_D16_tau0.5",
+  "supcon_no_positive_B6_V1_D16_tau0.1",
+)
+
+
+@pytest.fixture(scope="module")
+def losses(fixture):
+  with np.load(fixture("losses.npz")) as file:
+    yield dict(file)
+
+
+def _embeddings(b, v, d, seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.normal(size=(b, v, d)).astype(np.float32)
+
+
+def _simclr(tau):
+  """Returns the compiled loss and gradient of SimCLR."""
+  return jax.jit(
+    jax.value_and_grad(functools.partial(simclr.loss, temperature=tau))
+  )
+
+
+def _loss_of(case, labels):
+  """Returns the pure function that a fixture case is about."""
+  tau = case["tau"]
+  if case["objective"] == "simclr":
+    return lambda z: simclr.loss(z, temperature=tau)
+  if case["objective"] == "multi_positive":
+    return lambda z: multi_positive.loss(z, temperature=tau)
+  return lambda z: supcon.loss(
+    z, labels, temperature=tau, base_temperature=case.get("base_tau")
+  )
+
+
+def _check(got, want, factor, floor):
+  want = np.asarray(want)
+  bound = factor * np.max(np.abs(want)) + floor
+  np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=bound)
+
+
+def test_every_case_is_listed(losses):
+  cases = json.loads(str(losses["meta"]))["cases"]
+  assert set(_CASES) == {c for c in cases if c.startswith(_FAMILIES)}
+
+
+@pytest.fixture(scope="module", params=["float32", "float64"])
+def computed(request, losses):
+  """(Dtype, {case: (loss, gradient)}), all from one compiled program."""
+  cases = json.loads(str(losses["meta"]))["cases"]
+  with jax.enable_x64(request.param == "float64"):
+
+    def every(inputs):
+      return {
+        name: jax.value_and_grad(_loss_of(cases[name], labels))(z)
+        for name, (z, labels) in inputs.items()
+      }
+
+    inputs = {
+      name: (
+        jnp.asarray(losses[f"in/{name}/z"], request.param),
+        losses.get(f"in/{name}/labels"),
+      )
+      for name in _CASES
+    }
+    return request.param, jax.device_get(jax.jit(every)(inputs))
+
+
+@pytest.mark.parametrize("name", _CASES)
+def test_fixture(losses, computed, name):
+  dtype, results = computed
+  value, grad = results[name]
+  assert value.dtype == grad.dtype == dtype
+  bounds = (1e-6, 1e-9) if dtype == "float64" else (1e-4, 1e-5)
+  _check(value, losses[f"out/{name}/loss"], *bounds)
+  _check(grad, losses[f"out/{name}/grad_z"], *bounds)
+
+
+@pytest.mark.parametrize(
+  "name", ["cmc_core_B8_V3_D128_tau0.2", "cmc_core_B4_V2_D16_tau0.5"]
+)
+def test_keys_of_another_view(losses, name):
+  """CMC from the same kernel: rows and keys differ, nothing is excluded."""
+  case = json.loads(str(losses["meta"]))["cases"][name]
+
+  def loss(z):
+    z, ids = _contrastive.normalise(z), np.arange(len(z))
+    return sum(
+      _contrastive.soft_cross_entropy(
+        z[:, i],
+        z[:, j],
+        ids,
+        ids,
+        temperature=case["tau"],
+        exclude_self=False,
+      ).loss
+      for a, b in case["pairs"]
+      for i, j in ((a, b), (b, a))
+    )
+
+  step = jax.jit(jax.value_and_grad(loss))
+  value, grad = step(jnp.asarray(losses[f"in/{name}/z"]))
+  _check(value, losses[f"out/{name}/loss"], 1e-4, 1e-5)
+  _check(grad, losses[f"out/{name}/grad_z"], 1e-4, 1e-5)
+
+
+def _twin(z, labels, tau):
+  """The formulas by loops, in float64: (loss, accuracy, cosines)."""
+  z = np.asarray(z, np.float64)
+  b, v, d = z.shape
+  z = z.reshape(b * v, d)
+  z = z / np.linalg.norm(z, axis=1, keepdims=True)
+  y = np.repeat(np.arange(b) if labels is None else labels, v)
+  total, hits, cosines = 0.0, 0, {True: [], False: []}
+  for i in range(b * v):
+    others = [k for k in range(b * v) if k != i]
+    partition = sum(math.exp(z[i] @ z[k] / tau) for k in others)
+    positives = [k for k in others if y[k] == y[i]]
+    for p in positives:
+      share = math.exp(z[i] @ z[p] / tau) / partition
+      total -= math.log(share) / len(positives)
+    hits += y[max(others, key=lambda k: z[i] @ z[k])] == y[i]
+    for k in others:
+      cosines[bool(y[k] == y[i])].append(z[i] @ z[k])
+  n = b * v
+  return total / n, hits / n, np.mean(cosines[True]), np.mean(cosines[False])
+
+
+@pytest.mark.parametrize("views", [2, 3, 4])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_twin_of_values_and_metrics(views, labelled):
+  z = _embeddings(6, views, 5) + 0.7 * _embeddings(6, 1, 5, seed=1)
+  labels = np.array([0, 1, 1, 2, 0, 3]) if labelled else None
+  terms = jax.jit(
+    functools.partial(_contrastive.terms, labels=labels, temperature=0.4)
+  )(z)
+  np.testing.assert_allclose(terms, _twin(z, labels, 0.4), rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [4, 12, 24])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_chunks_change_nothing(chunk, labelled):
+  z = _embeddings(8, 3, 16)
+  labels = np.arange(8) % 3 if labelled else None
+
+  def terms(z, chunk_rows):
+    out = _contrastive.terms(z, labels, temperature=0.2, chunk_rows=chunk_rows)
+    return out.loss, out
+
+  run = jax.jit(jax.value_and_grad(terms, has_aux=True), static_argnums=1)
+  (value, whole), grad = run(z, 0)
+  (value_chunked, chunked), grad_chunked = run(z, chunk)
+  np.testing.assert_allclose(value, value_chunked, rtol=1e-6)
+  np.testing.assert_allclose(whole, chunked, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(grad, grad_chunked, rtol=1e-5, atol=1e-7)
+
+
+def test_chunks_bound_the_memory():
+  """No array of n x n or n x n x d entries is made; without chunks n x n is."""
+  b, v, d, chunk = 32, 2, 16, 8
+  n = b * v
+
+  def sizes(chunk_rows):
+    loss = jax.grad(
+      lambda z: simclr.loss(z, temperature=0.1, chunk_rows=chunk_rows)
+    )
+    text = str(jax.make_jaxpr(loss)(_embeddings(b, v, d)))
+    shapes = re.findall(r"\[([\d,]+)\]", text)
+    return {math.prod(map(int, shape.split(","))) for shape in shapes}
+
+  assert max(sizes(0)) == n * n
+  assert max(sizes(chunk)) == max(n * d, n * chunk) < n * n
+
+
+def test_chunk_that_does_not_divide():
+  with pytest.raises(errors.UsageError, match="7 does not divide the 24 rows"):
+    simclr.loss(_embeddings(8, 3, 4), temperature=0.1, chunk_rows=7)
+  loss = jax.jit(simclr.loss, static_argnames=("temperature", "chunk_rows"))
+  whole, large = (
+    loss(_embeddings(8, 3, 4), temperature=0.1, chunk_rows=rows)
+    for rows in (0, 100)
+  )
+  assert large == whole
+
+
+def test_one_embedding_has_nothing_to_contrast():
+  with pytest.raises(errors.UsageError, match="at least 2"):
+    supcon.loss(np.ones((1, 1, 4)), np.zeros(1, int), temperature=0.1)
+
+
+def _collectives(text):
+  kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-\\w+"
+  return re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text)
+
+
+@pytest.mark.parametrize("chunk", [0, 16])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_eight_devices(chunk, labelled):
+  """Same value and gradient as one device, and only the allowed traffic."""
+  b, v, d = 16, 4, 24
+  z, labels = _embeddings(b, v, d), np.arange(b) % 5
+  batch = mesh_lib.batch(mesh_lib.make_mesh())
+
+  def loss(z, labels):
+    terms = _contrastive.terms(
+      z,
+      labels if labelled else None,
+      temperature=0.1,
+      chunk_rows=chunk,
+    )
+    return terms.loss, terms
+
+  step = jax.value_and_grad(loss, has_aux=True)
+  (_, want), want_grad = jax.jit(step)(z, labels)
+  spread = jax.device_put((z, labels), batch)
+  compiled = jax.jit(step, in_shardings=(batch, batch)).lower(*spread).compile()
+  (_, got), got_grad = compiled(*spread)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(got_grad, want_grad, rtol=1e-5, atol=1e-8)
+
+  allowed = {"all-gather", "all-reduce", "reduce-scatter"}
+  found = _collectives(compiled.as_text())
+  assert found and {kind for _, kind in found} <= allowed
+
+
+def test_forward_gathers_the_embeddings_once():
+  b, v, d = 16, 2, 24
+  batch = mesh_lib.batch(mesh_lib.make_mesh())
+  z = jax.device_put(_embeddings(b, v, d), batch)
+  loss = jax.jit(lambda z: simclr.loss(z, temperature=0.1), in_shardings=batch)
+  found = _collectives(loss.lower(z).compile().as_text())
+  gathered = [shape for shape, kind in found if kind == "all-gather"]
+  reduced = [shape for shape, kind in found if kind == "all-reduce"]
+  assert len(found) == len(gathered) + len(reduced)
+  assert len(gathered) == 1
+  entries = re.findall(r"f32\[([\d,]+)\]", gathered[0])
+  assert [math.prod(map(int, e.split(","))) for e in entries] == [b * v * d]
+  assert all(re.fullmatch(r"f32\[\]", shape) for shape in reduced)
+
+
+def test_finite_at_zero_vectors():
+  step = _simclr(0.1)
+  z = _embeddings(4, 2, 8)
+  z[1] = 0.0
+  value, grad = step(z)
+  assert np.isfinite(value) and np.isfinite(grad).all()
+  value, grad = step(np.zeros_like(z))
+  np.testing.assert_allclose(value, math.log(7), rtol=1e-6)
+  assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("tau", [0.03, 0.003])
+def test_finite_at_a_low_temperature(tau):
+  """exp(1/tau) overflows float32 at tau = 0.003 without a shift."""
+  z = _embeddings(8, 2, 4)
+  value, grad = _simclr(tau)(z)
+  np.testing.assert_allclose(value, _twin(z, None, tau)[0], rtol=1e-4)
+  assert np.isfinite(grad).all()
+
+
+def test_bfloat16_is_computed_in_float32():
+  z = jnp.asarray(_embeddings(8, 2, 16), jnp.bfloat16)
+  loss = jax.jit(functools.partial(simclr.loss, temperature=0.05))
+  value, grad = jax.jit(jax.value_and_grad(loss))(z)
+  assert value.dtype == jnp.float32 and grad.dtype == jnp.bfloat16
+  np.testing.assert_allclose(value, loss(z.astype(jnp.float32)), rtol=1e-6)
+  (product,) = re.findall(r".*dot_general.*", loss.lower(z).as_text())
+  assert "precision = [HIGHEST, HIGHEST]" in product and "bf16" not in product
+
+
+def test_row_without_a_positive_has_no_gradient_of_its_own():
+  z = _embeddings(3, 1, 6)
+  labels = np.array([0, 0, 1])
+  step = jax.jit(
+    jax.value_and_grad(functools.partial(supcon.loss, temperature=0.5))
+  )
+  value, _ = step(z, labels)
+  np.testing.assert_allclose(value, _twin(z, labels, 0.5)[0], rtol=1e-5)
+  value, grad = step(z, np.arange(3))
+  assert value == 0 and not np.asarray(grad).any()

@@ -1,0 +1,354 @@
+"""The documents keep their word: files run as printed, commands exist."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genrep_jax import main as main_lib
+from genrep_jax.lib import configs, errors
+from tests import support, test_contracts
+
+ROOT = support.ROOT
+DOCUMENTS = sorted(
+  path.relative_to(ROOT).as_posix()
+  for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+) + ["launch/README.md"]
+WITH_FILES = ("docs/tutorial.md", "docs/extend.md", "docs/reproduce.md")
+QUICKSTART = "configs/quickstart.py"
+# The tiny experiment, without what only the embedded generator has.
+TINY = [text for text in support.TINY if not text.startswith("generator.")] + [
+  "total_steps=4",
+  "log_every_steps=2",
+  "checkpoint.every_steps=2",
+  "writers.tensorboard=False",
+  "evaluations.knn.train_limit=200",
+  "evaluations.linear.train_limit=200",
+]
+FLAGS = [f"--config.{text}" for text in TINY]
+
+
+def blocks(text):
+  """Lists the fenced blocks as (info string, content)."""
+  return re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.M | re.S)
+
+
+def read(document):
+  return (ROOT / document).read_text()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+  """A folder outside the repository with every file the documents print."""
+  folder = tmp_path_factory.mktemp("lab")
+  for document in WITH_FILES:
+    for info, content in blocks(read(document)):
+      if info.startswith("python "):
+        file = folder / info.removeprefix("python ")
+        file.parent.mkdir(exist_ok=True)
+        assert not file.exists(), f"{info} is printed twice"
+        file.write_text(content)
+
+  def forget():
+    for name in [n for n in sys.modules if n.split(".")[0] == "my_lab"]:
+      del sys.modules[name]
+
+  forget()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(folder)
+    patch.chdir(ROOT)
+    yield folder
+  forget()
+
+
+def shell(script, folder):
+  """Runs lines of bash as a reader of the tutorial would."""
+  python = f'python() {{ "{sys.executable}" "$@"; }}\n'
+  return subprocess.run(
+    ["bash", "-e", "-c", python + script],
+    cwd=folder,
+    env=support.command("", PYTHONPATH=str(ROOT))["env"],
+    capture_output=True,
+    text=True,
+    timeout=600,
+    check=False,
+  )
+
+
+@pytest.fixture(scope="module")
+def walked(lab):
+  """The lab after every command of the tutorial's parts 3 and 4."""
+  lines = [
+    line
+    for info, content in blocks(read("docs/tutorial.md"))
+    if info == "bash lab"
+    for line in content.splitlines()
+  ]
+  short = " ".join(shlex.quote(flag) for flag in FLAGS)
+  outputs = []
+  for line in lines:
+    if "genrep_jax.main" in line:
+      line += f" {short}"
+    done = shell(line, lab)
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    outputs.append(done.stdout)
+  return lab, outputs
+
+
+def test_the_tutorial_ends_in_a_table(walked):
+  folder, (trained, table, *_) = walked
+  summary = json.loads((folder / "runs/ellipses/summary.json").read_text())
+  assert summary["steps"] == 4
+  rows = {row["name"]: row for row in summary["rows"]}
+  assert set(rows) == {"raw pixels", "random initialisation", "ellipses"}
+  row = rows["ellipses"]
+  assert row["source"] == "run" and row["seeds"] == [0]
+  assert 0.1 < row["knn"] < 1 and 0.1 < row["linear"] < 1
+  assert f"ellipses run {row['knn']} {row['linear']}" in table
+  assert "generator       my_lab.ellipses 28x28x1, unconditional" in trained
+  # The files that part 1 lists.
+  tutorial = read("docs/tutorial.md")
+  listed = re.findall(r"^\| `([a-z_.]+/?)` \|", tutorial, re.MULTILINE)
+  assert len(listed) == 8
+  for name in set(listed) - {"tensorboard/"}:  # switched off here
+    assert (folder / "runs/ellipses" / name).exists(), name
+
+
+def test_the_tutorial_evaluates_what_it_trained(walked):
+  folder, (_, _, evaluated, *_) = walked
+  summary = json.loads((folder / "runs/ellipses/summary.json").read_text())
+  assert f"knn20_accuracy {summary['results']['knn20_accuracy']!r}" in evaluated
+
+
+def test_the_tutorials_weights_are_pinned_and_change_the_images(walked):
+  folder, _ = walked
+  digest = (folder / "wide.sha256").read_text().strip()
+  assert re.fullmatch("[0-9a-f]{64}", digest)
+  summary = json.loads((folder / "runs/wide/summary.json").read_text())
+  assert summary["facts"]["generator sha256"] == digest
+  name = "views_before_pixel.png"
+  wide = (folder / "runs/wide" / name).read_bytes()
+  assert wide != (folder / "runs/ellipses" / name).read_bytes()
+
+
+def test_the_images_of_a_step_are_drawn_again(walked):
+  folder, _ = walked
+  words = " ".join(shlex.quote(text) for text in TINY)
+  done = shell(
+    "python -c \"import runpy, sys\nfor sys.argv[2] in '0', '3':"
+    f"\n  runpy.run_path('redraw.py')\" my_experiment.py - {words}",
+    folder,
+  )
+  assert done.returncode == 0, done.stderr
+  for name in ("views", "views_before_pixel"):
+    first = (folder / f"runs/ellipses/{name}.png").read_bytes()
+    assert (folder / f"{name}_0.png").read_bytes() == first
+    assert (folder / f"{name}_3.png").read_bytes() != first
+
+
+def test_the_examples_of_every_room_keep_the_contracts(lab):
+  del lab
+  test_contracts.test_generator("my_lab.stripes", jnp.float32)
+  test_contracts.test_generator("my_lab.ellipses", jnp.float32)
+  test_contracts.test_latent_view("my_lab.angular")
+  test_contracts.test_pixel_view("my_lab.cutout", 3)
+  test_contracts.test_encoder("my_lab.patches", jnp.bfloat16)
+  test_contracts.test_objective("my_lab.align_uniform", 3)
+
+
+def test_the_examples_of_every_room_run_together(lab, monkeypatch, capsys):
+  monkeypatch.chdir(lab)
+  assets = ROOT / "genrep_jax" / "assets" / "fashion_mnist_mini.npz"
+  with np.load(assets) as file:
+    np.savez("mine.npz", **{name: file[name][::20] for name in file.files})
+  words = ["--config", "my_rooms.py", "--workdir", "runs/rooms"]
+  words += ["--config.total_steps=3", "--config.compilation_cache=off"]
+  assert main_lib.main(words) == errors.EXIT_OK
+  summary = json.loads((lab / "runs/rooms/summary.json").read_text())
+  assert 0.1 < summary["results"]["centroid_accuracy"] < 1
+  assert summary["config"]["data"]["path"] == "mine.npz"
+  game = str(ROOT / "configs/generators/fashion_mnist.py")
+  words = ["--config", game, "--workdir", "runs/mean"]
+  words += ["--config.game.name=my_lab.mean_image", "--config.total_steps=150"]
+  words += ["--config.data.name=fashion_mnist_mini"]
+  words += ["--config.checkpoint.every_steps=0", "--config.log_every_steps=50"]
+  assert main_lib.main([*words, "--config.compilation_cache=off"]) == 0
+  assert "mean.safetensors" in capsys.readouterr().out
+  from genrep_jax.lib import weights
+
+  with np.load(assets) as file:
+    mean = file["train_images"].mean(axis=0) / 127.5 - 1
+  learned = weights.load("runs/mean/mean.safetensors", None, {"image": mean})
+  assert np.abs(learned["image"] - mean).max() < 0.25
+
+
+def commands(text):
+  """Lists the commands of a document: bash blocks, and `inline code`."""
+  lines = []
+  for info, content in blocks(text):
+    if info.split()[:1] in (["bash"], []):
+      lines += content.replace("\\\n", " ").splitlines()
+  prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+  for code in re.findall(r"`([^`]+)`", prose):
+    code = " ".join(code.split())
+    if re.match(r"(bash launch/|python -m |pip install|--config\.)", code):
+      lines.append(code)
+  return [line for line in lines if line.strip()]
+
+
+def words_of(line):
+  lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+  lexer.whitespace_split = True
+  return list(lexer)
+
+
+def problems(line, lab):
+  """Says what a command names that does not exist."""
+  words, found, module = words_of(line), [], None
+  file, overrides = QUICKSTART, []
+  for i, word in enumerate(words):
+    after = words[i + 1] if i + 1 < len(words) else ""
+    if word == "bash" and not (ROOT / after).is_file():
+      found.append(f"no script {after}")
+    elif word == "-m":
+      module = after
+      if not importlib.util.find_spec(module):
+        found.append(f"no module {module}")
+    elif word == "-e" and "pip" in words:
+      extra = re.fullmatch(r"\.\[(\w+)\]", after).group(1)
+      with open(ROOT / "pyproject.toml", "rb") as stream:
+        project = tomllib.load(stream)["project"]
+      if extra not in project["optional-dependencies"]:
+        found.append(f"no extra {extra}")
+    elif word == "--config":
+      file = after.replace("~/genrep_jax/", "").partition(":")[0]
+    elif word.startswith("--config."):
+      overrides.append(word.removeprefix("--config."))
+    elif word.startswith("--") and (module or "").startswith("genrep_jax."):
+      flag = word.partition("=")[0].removeprefix("--")
+      source = pathlib.Path(importlib.util.find_spec(module).origin).read_text()
+      if not re.search(rf"[\"'](--)?{flag}[\"']", source):
+        found.append(f"{module} has no flag --{flag}")
+  if file.endswith("/X.py"):  # any experiment
+    return found
+  path = ROOT / file if (ROOT / file).is_file() else lab / file
+  try:
+    config = configs.load(str(path))
+    if config.job == "study":
+      base = [text for text in overrides if not text.startswith("study.")]
+      configs.load(config.study.base, base)
+    # A value such as ... or $(command) stands for any: then the key counts.
+    open_ended = [t for t in overrides if re.search(r"=(\$|\.\.\.$)", t)]
+    config = configs.load(
+      str(path), [text for text in overrides if text not in open_ended]
+    )
+    known = configs.dotted_keys(config)
+    keys = [text.partition("=")[0] for text in open_ended]
+    found += [f"no key {key}" for key in keys if key not in known]
+  except errors.UsageError as error:
+    found.append(str(error))
+  return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_names_what_exists(document, lab):
+  text = read(document)
+  found = {line: problems(line, lab) for line in commands(text)}
+  assert {line: what for line, what in found.items() if what} == {}
+  assert found or document not in ("README.md", *WITH_FILES)
+
+
+@pytest.mark.parametrize(
+  ("line", "what"),
+  [
+    ("bash launch/locla.sh", "no script launch/locla.sh"),
+    ("python -m genrep_jax.tools.compile_fro", "no module"),
+    ("python -m genrep_jax.main --config configs/no.py", "no such file"),
+    ("python -m genrep_jax.main --wrokdir x", "has no flag --wrokdir"),
+    ("python -m genrep_jax.main --config.views.latent.simga=1", "sigma"),
+    ("python -m genrep_jax.main --config.simga=...", "no key simga"),
+    ("bash launch/local.sh --config.global_batch=many", "many"),
+    ("pip install -e '.[tpus]'", "no extra tpus"),
+    (
+      "python -m genrep_jax.main --config "
+      "configs/studies/quickstart_table.py --config.study.seed=3",
+      "study.seeds",
+    ),
+  ],
+)
+def test_a_wrong_command_is_found(line, what, lab):
+  (text, *_) = commands(f"```bash\n{line}\n```\n")
+  assert what in " ".join(problems(text, lab))
+
+
+def slug(heading):
+  """GitHub's anchor of a heading."""
+  kept = re.sub(r"[^\w\- ]", "", heading.lower())
+  return kept.strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_and_paths_exist(document):
+  text = read(document)
+  prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+  folder = (ROOT / document).parent
+  missing = []
+  for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+    if target.startswith("https://"):
+      continue
+    name, _, anchor = target.partition("#")
+    if name and not (folder / name).exists():
+      missing.append(target)
+    elif anchor and not name:
+      headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+      if anchor not in map(slug, headings):
+        missing.append(target)
+  rooms = "genrep_jax|configs|tests|launch|docs"
+  for path in re.findall(rf"`((?:{rooms})/[\w./]+\.\w+)`", prose):
+    if not (ROOT / path).exists():
+      missing.append(path)
+  assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_config_key_in_prose_exists(document, lab):
+  prose = re.sub(
+    r"^```.*?^```$", "", read(document), flags=re.MULTILINE | re.DOTALL
+  )
+  known = set()
+  for file in (
+    QUICKSTART,
+    "configs/studies/quickstart_table.py",
+    "configs/generators/fashion_mnist.py",
+    str(lab / "my_rooms.py"),
+  ):
+    known |= set(configs.dotted_keys(configs.load(file)))
+  rooms = {key.partition(".")[0] for key in known if "." in key}
+  rooms |= {key.rpartition(".")[0] for key in known if "." in key}
+  endings = ("html", "json", "jsonl", "png", "py", "md", "OPTIONS", "ANY")
+  for code in re.findall(r"`([a-z_]+(?:\.[\w]+)+)(?:\s*=[^`]*)?`", prose):
+    head, _, last = code.partition(".")
+    if head in rooms and not code.endswith(endings) and last:
+      assert code in known | rooms, f"{document}: no config key {code}"
+
+
+def test_readme_has_one_place_for_the_table():
+  text = read("README.md")
+  begin, end = "<!-- table:begin -->", "<!-- table:end -->"
+  assert text.count(begin) == text.count(end) == 1
+  assert text.index(begin) < text.index(end)
+
+
+def test_no_document_names_this_machines_folders():
+  for document in DOCUMENTS:
+    assert not re.search(r"/work/|/tmp/|shared/", read(document)), document
+  assert os.sep == "/"

@@ -1,0 +1,130 @@
+"""T_z: the laws of specs 1.1 and 1.2, and what is refused."""
+
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from genrep_jax.lib import contracts, errors, rng
+from genrep_jax.views.latent import gaussian, independent, none
+
+LAWS = np.load(
+  pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "latents.npz"
+)
+META = json.loads(str(LAWS["meta"]))
+DIM, ANCHORS = 100, 2000
+
+
+def generator(num_classes=10):
+  """A generator that only samples."""
+
+  def sample(key):
+    z = rng.truncated_normal(jax.random.fold_in(key, 0), (DIM,))
+    y = jax.random.randint(jax.random.fold_in(key, 1), (), 0, num_classes)
+    return z, y.astype(jnp.int32)
+
+  return contracts.Generator(
+    (4, 4), 1, DIM, num_classes, None, sample, lambda v, z, y: None
+  )
+
+
+@functools.cache
+def anchors():
+  """Anchors z [ANCHORS, DIM], their classes, and the keys of their views."""
+  index = jnp.arange(ANCHORS, dtype=jnp.uint32)
+  z, y = jax.vmap(generator().sample)(
+    rng.per_index(rng.stream(0, "sample"), index)
+  )
+  return z, y, rng.per_index(rng.stream(0, "latent_view"), index)
+
+
+def pairs(module, **options):
+  """Anchors and their views, each [ANCHORS, DIM], drawn in one jitted call."""
+  cfg = ml_collections.ConfigDict({**module.default_config(), **options})
+  view = module.make(cfg, generator())
+  z, y, keys = anchors()
+  return np.asarray(z), np.asarray(jax.jit(jax.vmap(view))(keys, z, y))
+
+
+def matches_law(x, law):
+  """Asserts the statistics named in the fixture's `meta["use"]`."""
+  x = np.sort(np.float64(x).ravel())
+  n = x.size
+  mean, var, kurtosis = (
+    float(LAWS[f"out/{law}/{name}"])
+    for name in ("mean", "var", "excess_kurtosis")
+  )
+  assert abs(x.mean() - mean) < 5 * np.sqrt(var / n)
+  assert abs(x.var() / var - 1) < 5 * np.sqrt((kurtosis + 2) / n)
+  ecdf = np.searchsorted(x, LAWS[f"in/{law}/x"], side="right") / n
+  np.testing.assert_allclose(
+    ecdf, LAWS[f"out/{law}/cdf"], atol=1.95 / np.sqrt(n)
+  )
+  if "support" in META["laws"][law]:
+    low, high = META["laws"][law]["support"]
+    assert low - 1e-6 <= x[0] and x[-1] <= high + 1e-6
+
+
+@pytest.mark.parametrize("sigma, name", [(0.2, "0p2"), (1.0, "1")])
+def test_gaussian_follows_the_law_and_is_not_truncated_again(sigma, name):
+  z, moved = pairs(gaussian, sigma=sigma)
+  matches_law(moved, f"positive_sigma{name}")
+  assert np.abs(moved).max() > 2.0  # the anchors end at 2
+  correlation = np.corrcoef(z.ravel(), moved.ravel())[0, 1]
+  expected = float(LAWS[f"out/positive_sigma{name}/corr_with_anchor"])
+  assert abs(correlation - expected) < 5 / np.sqrt(z.size)
+  noise = moved - z
+  assert np.abs(noise).max() <= 2 * sigma + 1e-6
+  if name == "0p2":
+    matches_law(noise, "noise_t2_sigma0p2")
+
+
+def test_truncation_zero_is_an_untruncated_normal():
+  z, moved = pairs(gaussian, sigma=0.2, truncation=0.0)
+  matches_law(moved - z, "gaussian_sigma0p2")
+  assert np.abs(moved - z).max() > 0.6
+
+
+def test_sigma_zero_is_the_identity():
+  z, moved = pairs(gaussian, sigma=0.0)
+  np.testing.assert_array_equal(moved, z)
+
+
+@pytest.mark.parametrize(
+  "options",
+  [{"sigma": -0.1}, {"truncation": -2.0}, {"sigma": float("nan")}],
+)
+def test_gaussian_refuses(options):
+  cfg = ml_collections.ConfigDict({**gaussian.default_config(), **options})
+  with pytest.raises(errors.UsageError) as raised:
+    gaussian.make(cfg, generator())
+  ((name, value),) = options.items()
+  assert f"{name}={value:g}" in str(raised.value)
+  assert "\n" not in str(raised.value)
+
+
+def test_independent_is_a_fresh_anchor():
+  z, moved = pairs(independent)
+  matches_law(moved, "anchor_t2_sigma1")
+  correlation = np.corrcoef(z.ravel(), moved.ravel())[0, 1]
+  assert abs(correlation) < 5 / np.sqrt(z.size)
+
+
+def test_none_is_recognisable_as_the_identity():
+  view = none.make(ml_collections.ConfigDict(none.default_config()), None)
+  assert view is none.identity
+  z, moved = pairs(none)
+  np.testing.assert_array_equal(moved, z)
+
+
+@pytest.mark.parametrize("module", [gaussian, independent])
+def test_views_of_different_keys_differ_and_of_one_key_agree(module):
+  _, moved = pairs(module)
+  _, again = pairs(module)
+  np.testing.assert_array_equal(moved, again)
+  assert len(np.unique(moved[:, 0])) > 0.99 * ANCHORS

@@ -1,0 +1,362 @@
+"""T_x as a whole: the recorded chain, laws of its numbers, contracts."""
+
+import json
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from genrep_jax.lib import errors, mesh as mesh_lib, rng
+from genrep_jax.views.pixel import none, simclr
+
+FIXTURE = np.load(
+  pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "augment.npz"
+)
+CHAIN = json.loads(str(FIXTURE["meta"]))["params"]["img128/chain"]
+OPS = ("brightness", "contrast", "saturation", "hue")
+GRAY = {"mean": (0.5,), "std": (0.5,)}
+
+
+def config(module=simclr, **options):
+  values = {**module.default_config(), "crop_px": 0, **options}
+  return ml_collections.ConfigDict(values)
+
+
+def keys(count, seed=0):
+  return rng.per_index(
+    rng.stream(seed, "pixel_view"), jnp.arange(count, dtype=jnp.uint32)
+  )
+
+
+def images(count, shape, seed=0):
+  values = np.random.RandomState(seed).uniform(-1, 1, (count, *shape))
+  return jnp.asarray(values, jnp.float32)
+
+
+def draws(count, shape=(64, 64, 3), **options):
+  cfg = config(**options)
+  draw = jax.jit(jax.vmap(lambda key: simclr.draw(cfg, key, shape)))
+  return jax.tree.map(np.asarray, draw(keys(count)))
+
+
+# Exact distributions are compared at five standard errors.
+def is_rate(hits, probability):
+  error = math.sqrt(probability * (1 - probability) / hits.size)
+  assert abs(np.mean(hits) - probability) <= 5 * error
+
+
+def is_uniform(x, low, high):
+  x = np.sort(np.float64(x).ravel())
+  assert low - 1e-5 <= x[0] and x[-1] <= high + 1e-5
+  ecdf = np.arange(1, x.size + 1) / x.size
+  distance = np.abs(ecdf - (x - low) / (high - low)).max()
+  assert distance < 1.95 / math.sqrt(x.size)
+
+
+def chain_draw():
+  order = [OPS.index(name) for name, _ in CHAIN["order"]]
+  factors = np.zeros(4, np.float32)
+  factors[order] = [factor for _, factor in CHAIN["order"]]
+  return simclr.Draw(
+    *(jnp.float32(x) for x in CHAIN["box_top_left_height_width"]),
+    flip=jnp.bool_(CHAIN["flip"]),
+    factors=jnp.asarray(factors),
+    order=jnp.asarray(order, jnp.int32),
+    grayscale=jnp.bool_(False),
+    blur_sigma_px=jnp.float32(0),
+  )
+
+
+@pytest.mark.parametrize("blur_probability", [0.0, 0.5])
+def test_chain_fixture(blur_probability):
+  # A blur that is possible but not drawn must leave the chain alone.
+  cfg = config(crop_px=112, blur_probability=blur_probability)
+  assert (cfg.mean, cfg.std) == (tuple(CHAIN["mean"]), tuple(CHAIN["std"]))
+  image = jnp.asarray(FIXTURE["in/img128"], jnp.float32) / 127.5 - 1
+  got = jax.jit(lambda d, x: simclr.apply(cfg, d, x))(chain_draw(), image)
+  # The colours' 2e-5, divided by the smallest std.
+  np.testing.assert_allclose(
+    got, FIXTURE["out/img128/chain"], rtol=0, atol=2e-5 / 0.224
+  )
+  gray = simclr.apply(cfg, chain_draw()._replace(grayscale=True), image)
+  levels = np.asarray(gray) * cfg.std + np.asarray(cfg.mean)
+  np.testing.assert_allclose(np.ptp(levels, axis=-1), 0, atol=1e-6)
+
+
+def test_defaults_are_genreps():
+  cfg = simclr.default_config()
+  assert cfg["crop_px"] == int(128 * 0.875)
+  assert cfg["scale"] == (0.2, 1.0) and cfg["ratio"] == (3 / 4, 4 / 3)
+  assert [cfg[name] for name in OPS] == [0.4, 0.4, 0.4, 0.1]
+  names = ("flip", "jitter", "grayscale", "blur")
+  rates = [cfg[f"{name}_probability"] for name in names]
+  assert rates == [0.5, 0.8, 0.2, 0.0]
+
+
+def torchvision_box(random, height, width, scale, ratio):
+  """RandomResizedCrop.get_params, written as its loop; None = fallback."""
+  for _ in range(10):
+    area = height * width * random.uniform(*scale)
+    aspect = math.exp(random.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    if 0 < w <= width and 0 < h <= height:
+      top = random.randint(0, height - h + 1)
+      return top, random.randint(0, width - w + 1), h, w
+  return None
+
+
+def fallback(height, width, ratio):
+  h, w = height, width
+  if width / height < ratio[0]:
+    h = round(width / ratio[0])
+  elif width / height > ratio[1]:
+    w = round(height * ratio[1])
+  return (height - h) // 2, (width - w) // 2, h, w
+
+
+@pytest.mark.parametrize(
+  "height, width, scale", [(28, 28, (0.2, 1.0)), (20, 40, (0.5, 1.0))]
+)
+def test_boxes_follow_torchvisions_law(height, width, scale):
+  count, ratio = 20_000, (3 / 4, 4 / 3)
+  d = draws(count, (height, width, 3), scale=scale)
+  boxes = np.stack([d.top, d.left, d.height, d.width], axis=1)
+  assert np.all(boxes == np.round(boxes)) and boxes[:, :2].min() >= 0
+  assert np.all(d.top + d.height <= height)
+  assert np.all(d.left + d.width <= width)
+  random = np.random.RandomState(0)
+  twin, fell_back = [], 0
+  for _ in range(count):
+    box = torchvision_box(random, height, width, scale, ratio)
+    fell_back += box is None
+    twin.append(box or fallback(height, width, ratio))
+  twin = np.asarray(twin)
+  # Every one of the four, and the area, has the twin's distribution.
+  columns = [(boxes[:, k], twin[:, k]) for k in range(4)]
+  columns.append((boxes[:, 2] * boxes[:, 3], twin[:, 2] * twin[:, 3]))
+  for got, expected in columns:
+    grid = np.unique(np.concatenate([got, expected]))
+    a = np.searchsorted(np.sort(got), grid, side="right") / count
+    b = np.searchsorted(np.sort(expected), grid, side="right") / count
+    assert np.abs(a - b).max() < 1.95 * math.sqrt(2 / count)
+  if height != width:
+    assert fell_back > 100  # else this shape tests nothing new
+
+
+def test_area_and_ratio_are_uniform_where_every_candidate_fits():
+  side, scale = 2000, (0.2, 0.7)
+  d = draws(4000, (side, side, 3), scale=scale)
+  is_uniform(d.height * np.float64(d.width) / side**2, *scale)
+  is_uniform(np.log(d.width / d.height), math.log(3 / 4), math.log(4 / 3))
+  is_uniform(d.top / (side - d.height), 0, 1)
+  is_uniform(d.left / (side - d.width), 0, 1)
+  correlations = np.corrcoef([d.top, d.left, d.height * d.width])
+  np.testing.assert_allclose(correlations[:2, :2][0, 1], 0, atol=0.08)
+
+
+@pytest.mark.parametrize("shape", [(10, 100, 3), (100, 10, 3), (10, 10, 3)])
+def test_the_fallback_is_the_largest_centred_box(shape):
+  # 10 x 10: no candidate of ratio (2, 3) and area 1 fits.
+  ratio = (2.0, 3.0) if shape[:2] == (10, 10) else (3 / 4, 4 / 3)
+  d = draws(64, shape, scale=(1.0, 1.0), ratio=ratio)
+  boxes = np.stack([d.top, d.left, d.height, d.width], axis=1)
+  expected = fallback(*shape[:2], ratio)
+  np.testing.assert_array_equal(boxes, np.tile(expected, (64, 1)))
+
+
+def test_rates_and_strengths():
+  d = draws(20_000, blur_probability=0.3, saturation=0.2, brightness=1.5)
+  jittered = d.factors[:, 1] != 1
+  is_rate(jittered, 0.8)
+  is_rate(d.flip, 0.5)
+  is_rate(d.grayscale, 0.2)
+  is_rate(d.blur_sigma_px > 0, 0.3)
+  is_uniform(d.blur_sigma_px[d.blur_sigma_px > 0], 0.1, 2.0)
+  np.testing.assert_array_equal(
+    d.factors[~jittered], np.tile([1, 1, 1, 0], (np.sum(~jittered), 1))
+  )
+  # torchvision's brightness of strength 1.5 starts at 0, not at -0.5.
+  for k, (low, high) in enumerate(
+    [(0.0, 2.5), (0.6, 1.4), (0.8, 1.2), (-0.1, 0.1)]
+  ):
+    is_uniform(d.factors[jittered, k], low, high)
+  orders, counts = np.unique(d.order, axis=0, return_counts=True)
+  assert len(orders) == 24 and np.all(np.sort(orders) == np.arange(4))
+  chi_square = np.sum((counts - 20_000 / 24) ** 2 / (20_000 / 24))
+  assert chi_square < 23 + 5 * math.sqrt(2 * 23)
+  # Nothing is drawn from a number that something else used.
+  together = np.stack(
+    [d.top / (65 - d.height), d.left / (65 - d.width), d.height * d.width]
+    + [d.flip, d.grayscale, jittered, d.blur_sigma_px > 0]
+    + list(np.where(jittered[:, None], d.factors, [1.25, 1, 1, 0]).T)
+    + list(np.argsort(d.order, axis=1)[:, :3].T)
+  )
+  correlations = np.corrcoef(together)
+  correlations[-3:, -3:] = 0  # ranks exclude one another
+  np.fill_diagonal(correlations, 0)
+  assert np.abs(correlations).max() < 5 / math.sqrt(20_000)
+
+
+def test_probabilities_zero_and_one():
+  off = {f"{x}_probability": 0.0 for x in ("flip", "jitter", "grayscale")}
+  d = draws(64, **off, scale=(1.0, 1.0), ratio=(1.0, 1.0))
+  assert not d.flip.any() and not d.grayscale.any()
+  image = images(4, (12, 12, 3))
+  cfg = config(**off, scale=(1.0, 1.0), ratio=(1.0, 1.0), **GRAY)
+  got = jax.vmap(simclr.make(cfg))(keys(4), image)
+  np.testing.assert_allclose(got, image, rtol=0, atol=1e-6)
+  d = draws(64, **{name: 1.0 for name in off})
+  assert d.flip.all() and d.grayscale.all()
+  assert np.all(d.factors[:, 1] != 1)
+
+
+OPTIONS = [
+  ((16, 16, 3), {"blur_probability": 0.5, "blur_kernel_px": 5}),
+  ((14, 12, 1), {**GRAY, "crop_px": 10}),
+]
+
+
+@pytest.mark.parametrize("shape, options", OPTIONS)
+def test_pure_and_the_same_alone_in_a_batch_and_sharded(shape, options):
+  view = simclr.make(config(**options))
+  image, key = images(16, shape), keys(16)
+  batched = jax.jit(jax.vmap(view))
+  got = np.asarray(batched(key, image))
+  side = options.get("crop_px", shape[0])
+  assert got.shape == (16, side, side, shape[2]) and got.dtype == np.float32
+  np.testing.assert_array_equal(batched(key, image), got)
+  one = jax.jit(view)
+  looped = np.stack([one(key[k], image[k]) for k in range(16)])
+  np.testing.assert_allclose(looped, got, rtol=0, atol=1e-5)
+  np.testing.assert_allclose(view(key[3], image[3]), got[3], rtol=0, atol=1e-5)
+  halves = np.concatenate([batched(key[:8], image[:8]), got[8:]])
+  np.testing.assert_allclose(halves, got, rtol=0, atol=1e-5)
+  mesh = mesh_lib.make_mesh()
+  assert mesh.size == 8
+  spread = mesh_lib.batch(mesh)
+  sharded = batched(jax.device_put(key, spread), jax.device_put(image, spread))
+  assert len(sharded.sharding.device_set) == 8
+  np.testing.assert_allclose(sharded, got, rtol=0, atol=1e-5)
+  other = batched(keys(16, seed=1), image)
+  assert np.abs(np.asarray(other) - got).max(axis=(1, 2, 3)).min() > 0.01
+
+
+def test_the_sharded_program_does_not_communicate():
+  view = simclr.make(config())
+  spread = mesh_lib.batch(mesh_lib.make_mesh())
+  jitted = jax.jit(
+    jax.vmap(view), in_shardings=(spread, spread), out_shardings=spread
+  )
+  text = jitted.lower(keys(16), images(16, (12, 12, 3))).compile().as_text()
+  for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+    assert name not in text
+
+
+@pytest.mark.parametrize("shape, options", OPTIONS)
+def test_gradients(shape, options):
+  view = simclr.make(config(**options))
+  image, key = 0.9 * images(8, shape), keys(8)
+  image = image.at[0].set(0.0).at[1].set(1.0).at[2].set(-1.0)  # flat images
+
+  @jax.jit
+  def loss(x):
+    return jnp.sum(jax.vmap(view)(key, x) ** 2)
+
+  grad = np.asarray(jax.grad(loss)(image))
+  assert np.all(np.isfinite(grad))
+  assert np.all(np.abs(grad[3:]).max(axis=(1, 2, 3)) > 0)
+
+
+def test_gradient_equals_finite_differences():
+  # Without clipping and hue the chain is affine in the image.
+  cfg = config(hue=0.0, brightness=0.1, contrast=0.1, saturation=0.1)
+  view = simclr.make(cfg)
+  image = 0.5 * images(1, (8, 8, 3))[0]
+  direction = images(1, (8, 8, 3), seed=1)[0]
+  key = keys(1)[0]
+  weight = images(1, (8, 8, 3), seed=2)[0]
+  loss = jax.jit(lambda x: jnp.sum(view(key, x) * weight))
+  step = 0.1
+  slope = (loss(image + step * direction) - loss(image - step * direction)) / (
+    2 * step
+  )
+  exact = jnp.vdot(jax.grad(loss)(image), direction)
+  np.testing.assert_allclose(slope, exact, rtol=1e-3)
+
+
+def test_bfloat16_images_are_augmented_in_float32():
+  view = simclr.make(config())
+  image = images(1, (12, 12, 3))[0].astype(jnp.bfloat16)
+  got = view(keys(1)[0], image)
+  assert got.dtype == jnp.float32
+  np.testing.assert_array_equal(
+    got, view(keys(1)[0], image.astype(jnp.float32))
+  )
+
+
+def test_none_normalises_and_crops_the_centre():
+  image = images(1, (9, 13, 3))[0]
+  view = none.make(config(none, crop_px=6))
+  mean, std = np.float32(CHAIN["mean"]), np.float32(CHAIN["std"])
+  # Margins 3 and 7: torchvision starts at round(1.5) = 2 and round(3.5) = 4.
+  expected = ((image[2:8, 4:10] + 1) / 2 - mean) / std
+  np.testing.assert_allclose(view(None, image), expected, rtol=0, atol=1e-6)
+  whole = none.make(config(none, **GRAY))(None, image)
+  np.testing.assert_allclose(whole, image, rtol=0, atol=1e-6)
+
+
+REFUSED = [
+  (simclr, {"crop_px": -1}, "crop_px"),
+  (simclr, {"scale": (0.5, 0.2)}, "scale"),
+  (simclr, {"scale": (0.0, 1.0)}, "scale"),
+  (simclr, {"scale": (0.5, 1.5)}, "scale"),
+  (simclr, {"ratio": (1.0, math.inf)}, "ratio"),
+  (simclr, {"flip_probability": 1.5}, "flip_probability"),
+  (simclr, {"jitter_probability": -0.1}, "jitter_probability"),
+  (simclr, {"grayscale_probability": 2.0}, "grayscale_probability"),
+  (simclr, {"blur_probability": math.nan}, "blur_probability"),
+  (simclr, {"brightness": -0.1}, "brightness"),
+  (simclr, {"contrast": -0.1}, "contrast"),
+  (simclr, {"saturation": -0.1}, "saturation"),
+  (simclr, {"hue": 0.6}, "hue"),
+  (simclr, {"blur_sigma_px": (0.0, 1.0)}, "blur_sigma_px"),
+  (simclr, {"blur_kernel_px": 4}, "blur_kernel_px"),
+  (simclr, {"std": (0.5, 0.0, 0.5)}, "std"),
+  (simclr, {"mean": (0.5, 0.5)}, "mean"),
+  (none, {"std": (-1.0,)}, "std"),
+  (none, {"crop_px": -2}, "crop_px"),
+]
+
+
+@pytest.mark.parametrize("module, options, what", REFUSED)
+def test_refused_options(module, options, what):
+  cfg = config(module, **options)
+  for call in (module.make, lambda c: module.check(c, (28, 28, 3))):
+    with pytest.raises(errors.UsageError, match=f"{what}=.*allowed: ") as error:
+      call(cfg)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("module", [simclr, none])
+def test_check_refuses_what_does_not_fit_the_images(module):
+  cfg = config(module, crop_px=32)
+  module.check(cfg, (32, 40, 3))
+  with pytest.raises(errors.UsageError, match="crop_px=32; allowed: .* 28, "):
+    module.check(cfg, (40, 28, 3))
+  with pytest.raises(errors.UsageError, match="mean=.*1 channel"):
+    module.check(config(module), (28, 28, 1))
+  module.check(config(module, **GRAY), (28, 28, 1))
+  module.check(config(module, **GRAY), (28, 28, 3))
+
+
+def test_check_refuses_a_blur_wider_than_the_view():
+  cfg = config(blur_probability=0.5, blur_kernel_px=21)
+  simclr.check(cfg, (11, 11, 3))
+  with pytest.raises(errors.UsageError, match="blur_kernel_px=21.*below 20"):
+    simclr.check(cfg, (10, 10, 3))
+  cfg.blur_probability = 0.0
+  simclr.check(cfg, (10, 10, 3))
