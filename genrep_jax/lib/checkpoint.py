@@ -124,8 +124,6 @@ class Checkpoints:
         options=ocp.CheckpointManagerOptions(
           max_to_keep=self._keep,
           enable_async_checkpointing=True,
-          # Else a damaged metadata file of one step would hide all of them.
-          lightweight_initialize=True,
         ),
       )
     return self._manager_or_none

@@ -32,8 +32,9 @@ def test_averages_over_elements_and_steps():
 
 
 def test_bfloat16_is_averaged_in_float32():
-  value = jnp.ones((257,), jnp.bfloat16)  # 257 is no bfloat16
-  assert metrics.compute(metrics.collection(jnp.int32(0), x=value))["x"] == 1.0
+  value = jnp.array([256.0, 1.0], jnp.bfloat16)  # 257 is no bfloat16
+  one = metrics.collection(jnp.int32(0), x=value)
+  assert metrics.compute(one)["x"] == 128.5
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
