@@ -16,6 +16,9 @@ def get_config():
   c.total_steps = 600
   c.generator.name = "small"
   c.generator.weights = "asset:fashion_mnist_unconditional.safetensors"
+  c.generator.sha256 = (
+    "0b8ca9a6662b147ecdf2e5de6d86694173f242a28ba0c2f76e8934d5cc814909"
+  )
   c.views.latent.name = "gaussian"
   c.views.latent.sigma = 0.5
   c.views.pixel.name = "simclr"

@@ -1,6 +1,5 @@
 """What main.py does around the loop: devices, banner, summary, report."""
 
-import importlib
 import json
 import logging
 import os
@@ -184,10 +183,9 @@ def finish(config, workdir, program, mesh, evaluations, side_, ran, clock):
   """Writes summary.json and the report, and prints the table."""
   workdir = pathlib.Path(workdir)
   if config.job == "game":
-    files = importlib.import_module(
-      plugins.resolve("games", config.game.name).__name__
-    ).export(config, program, ran["state"], workdir, side_)
-    for name, value in files.items():
+    game = plugins.resolve("games", config.game.name)
+    written = game.export(config, program, ran["state"], workdir, side_)
+    for name, value in written.items():
       train.say(f"{name} {value}")
     return
   rows = [report.as_row(config.title, ran["results"], [config.seed])]
@@ -202,6 +200,7 @@ def finish(config, workdir, program, mesh, evaluations, side_, ran, clock):
     return
   with clock.pause("report"):
     summary = {
+      **side_,
       "title": config.title,
       "rows": rows,
       "results": ran["results"],
@@ -214,7 +213,6 @@ def finish(config, workdir, program, mesh, evaluations, side_, ran, clock):
         "images per step": program.images_per_step,
       },
       "protocol": protocol(config),
-      **side_,
     }
     write_json(workdir / "summary.json", summary)
     path = report.write_html(workdir, summary)
