@@ -315,9 +315,8 @@ def test_a_resnet50_contrastive_step_compiles_for_a_tpu_slice(tmp_path):
 
 @pytest.mark.slow
 def test_a_step_that_does_not_fit_is_exit_code_1_with_both_numbers(tmp_path):
-  done, result = compile_on(
-    tmp_path, "v5e:2x4", *RANDOM_WEIGHTS, "global_batch=2097152"
-  )
+  large = ("encoder.width=0.25", "global_batch=2097152")
+  done, result = compile_on(tmp_path, "v5e:2x4", *RANDOM_WEIGHTS, *large)
   assert done.returncode == 1, done.stderr
   assert result["fits"] is False
   assert result["needed_bytes"] > result["available_bytes"] > 10 * 2**30
