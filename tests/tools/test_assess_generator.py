@@ -1,0 +1,130 @@
+"""The quality tool: numbers in range, labels from the file, bad input."""
+
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from genrep_jax.generators import small
+from genrep_jax.lib import contracts, errors, weights
+from genrep_jax.tools import assess_generator
+
+
+@pytest.fixture(scope="module")
+def toy_weights(tmp_path_factory):
+  """An untrained conditional generator's file."""
+  config = {
+    **small.default_config(),
+    "num_classes": 10,
+    "widths": (8, 4),
+    "extra_convs": (0, 0),
+  }
+  generator = small.make(ml_collections.ConfigDict(config))
+  variables = jax.jit(generator.init)(jax.random.key(0))
+  path = tmp_path_factory.mktemp("weights") / "toy.safetensors"
+  weights.save(path, variables, {"generator": config, "steps": 0})
+  return path
+
+
+def test_card_of_an_untrained_generator(toy_weights, tmp_path, capsys):
+  out = tmp_path / "card.json"
+  code = assess_generator.main(
+    [
+      f"--weights={toy_weights}",
+      "--data=fashion_mnist_mini",
+      "--samples=300",
+      "--cas_samples=256",
+      "--epochs=1",
+      f"--out={out}",
+      f"--picture={tmp_path / 'grid.png'}",
+      f"--neighbours={tmp_path / 'rows.png'}",
+    ]
+  )
+  assert code == 0
+  card = json.loads(out.read_text())
+  assert card["sha256"] == weights.sha256(toy_weights)
+  assert card["made_by"]["steps"] == 0
+  # One epoch of 5,000 images teaches something; noise teaches nothing.
+  assert card["classifier_test_accuracy"] > 0.5
+  assert card["cas"] < 0.3
+  # Real images are near real images, blobs of random weights are not.
+  assert card["real_train_fid"] < card["generated_fid"] / 10
+  assert card["real_train_precision"] > 0.6
+  assert card["real_train_recall"] > 0.6
+  assert card["generated_recall"] < 0.2
+  assert abs(sum(card["class_shares"]) - 1) < 1e-6
+  assert card["class_agreement"] < 0.4
+  assert {"classifier", "cas", "sampling"} <= card["seconds"].keys()
+  printed = capsys.readouterr().out
+  for name in ("generated_fid", "cas", "seconds"):
+    assert name in printed
+  assert (tmp_path / "grid.png").stat().st_size > 1000
+  assert (tmp_path / "rows.png").stat().st_size > 1000
+
+
+def test_drawn_image_i_does_not_depend_on_the_batch():
+  generator = contracts.Generator(
+    resolution=(1, 1),
+    channels=1,
+    latent_dim=1,
+    num_classes=4,
+    init=lambda key: {},
+    sample=lambda key: (
+      jax.random.uniform(key, (1,), minval=-1),
+      jax.random.randint(key, (), 0, 4),
+    ),
+    apply=lambda variables, z, y: z[:, :, None, None],
+  )
+  key = jax.random.key(0)
+  whole, labels = assess_generator.draw(generator, {}, key, 7, batch=7)
+  parts, part_labels = assess_generator.draw(generator, {}, key, 7, batch=3)
+  np.testing.assert_array_equal(whole, parts)
+  np.testing.assert_array_equal(labels, part_labels)
+  assert (whole.shape, whole.dtype) == ((7, 1, 1, 1), np.uint8)
+  assert len(np.unique(whole)) == 7
+
+
+def test_neighbours_start_at_the_anchor_and_widen(tmp_path, monkeypatch):
+  seen = {}
+  monkeypatch.setattr(
+    "genrep_jax.lib.pictures.grid",
+    lambda images, scale: seen.setdefault("images", images),
+  )
+  monkeypatch.setattr("genrep_jax.lib.pictures.save_png", lambda *_: None)
+  generator = contracts.Generator(
+    resolution=(1, 1),
+    channels=1,
+    latent_dim=1,
+    num_classes=0,
+    init=lambda key: {},
+    sample=lambda key: (jax.random.normal(key, (1,)), jnp.int32(0)),
+    apply=lambda variables, z, y: z[:, :, None, None],
+  )
+  flags = types.SimpleNamespace(picture=None, neighbours="rows.png")
+  assess_generator.pictures(flags, generator, {}, jax.random.key(0))
+  rows = seen["images"][..., 0, 0, 0].reshape(4, 4, 10)
+  np.testing.assert_array_equal(rows[:, :1, 0].repeat(4, 1), rows[:, :, 0])
+  spread = np.abs(rows - rows[..., :1])
+  for i, sigma in enumerate((0.2, 0.3, 0.5, 1.0)):
+    assert 0 < spread[:, i, 1:].max() <= 2 * sigma
+  assert np.all(np.diff(spread.mean((0, 2))) > 0)
+
+
+def test_bad_input(toy_weights, tmp_path):
+  nameless = tmp_path / "nameless.safetensors"
+  weights.save(nameless, {"x": np.zeros(3, np.float32)})
+  for argv, words in [
+    ([f"--weights={nameless}"], "does not name its generator"),
+    (["--weights=nowhere"], "no file 'nowhere'"),
+    ([f"--weights={toy_weights}", "--samples=0"], "--samples: 0"),
+    ([f"--weights={toy_weights}", "--data_dir=/nowhere"], "/nowhere"),
+    ([f"--weights={toy_weights}", "--config.seed=1"], "no --config"),
+  ]:
+    with pytest.raises(errors.UsageError) as caught:
+      assess_generator.main(argv)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
