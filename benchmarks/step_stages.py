@@ -47,7 +47,8 @@ def prefixes(config, mesh):
   def encode(state, frozen):
     images = augment(state, frozen)
     variables = {
-      "params": state.params["encoder"], "batch_stats": state.batch_stats
+      "params": state.params["encoder"],
+      "batch_stats": state.batch_stats,
     }
     rows = images.reshape(-1, *images.shape[2:])
     return parts.encoder.apply(variables, rows, train=True)

@@ -29,7 +29,11 @@ def refused(capsys, monkeypatch, words, code=errors.EXIT_USAGE):
 
 def tiny_words(workdir, *overrides, config=QUICKSTART):
   return [
-    "--config", config, "--workdir", str(workdir), *support.flags(*overrides)
+    "--config",
+    config,
+    "--workdir",
+    str(workdir),
+    *support.flags(*overrides),
   ]
 
 
@@ -176,9 +180,11 @@ def test_real_data_folder(tmp_path, capsys, monkeypatch):
 
   line = line_for()
   assert str(folder) in line and "t10k-labels" in line
-  header = (2051).to_bytes(4, "big") + (60000).to_bytes(4, "big") + (
-    28
-  ).to_bytes(4, "big") * 2
+  header = (
+    (2051).to_bytes(4, "big")
+    + (60000).to_bytes(4, "big")
+    + (28).to_bytes(4, "big") * 2
+  )
   for part in ("train", "t10k"):
     with gzip.open(folder / f"{part}-images-idx3-ubyte.gz", "wb") as f:
       f.write(header + bytes(100))
@@ -189,9 +195,7 @@ def test_real_data_folder(tmp_path, capsys, monkeypatch):
 
 
 def test_study_without_rows(tmp_path, capsys, monkeypatch):
-  line = refused(
-    capsys, monkeypatch, tiny_words(tmp_path / "run", "job=study")
-  )
+  line = refused(capsys, monkeypatch, tiny_words(tmp_path / "run", "job=study"))
   assert "rows" in line
   assert not (tmp_path / "run").exists()
 
@@ -221,4 +225,5 @@ def test_disk_full_keeps_the_last_good_checkpoint(
   with pytest.raises(SystemExit) as stopped:
     _cli.run(main_lib.main)
   assert stopped.value.code == errors.EXIT_OK
-  assert json.loads(pathlib.Path(run / "summary.json").read_text())["steps"] == 20
+  summary = json.loads(pathlib.Path(run / "summary.json").read_text())
+  assert summary["steps"] == 20

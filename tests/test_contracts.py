@@ -66,9 +66,7 @@ def test_generator(name, dtype):
   assert float(jnp.abs(images).max()) <= 1.0
   # Batch axis first, and rows do not see each other (stored statistics).
   flipped = jax.jit(generator.apply)(variables, z[::-1], y[::-1])[::-1]
-  np.testing.assert_allclose(
-    np.float32(flipped), np.float32(images), atol=1e-5
-  )
+  np.testing.assert_allclose(np.float32(flipped), np.float32(images), atol=1e-5)
 
 
 @every("views/latent")
@@ -110,9 +108,9 @@ def test_encoder(name, dtype):
   images = jax.random.normal(KEY, (4, 28, 28, 1))
 
   def apply(train, local=False):
-    return jax.jit(
-      lambda v, x: encoder.apply(v, x, train=train, local=local)
-    )(variables, images)
+    return jax.jit(lambda v, x: encoder.apply(v, x, train=train, local=local))(
+      variables, images
+    )
 
   features, stats = apply(False)
   assert features.pooled.shape[0] == 4 and features.pooled.ndim == 2

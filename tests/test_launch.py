@@ -143,7 +143,7 @@ def test_a_changed_list_or_another_extra_installs_again(clone):
   assert clone(tests, "--slow", "-x")[1] == ["-m pip", "-m pytest"]
   _, words, log = clone(tests, "--slow", "-x")
   assert words == ["-m pytest"]
-  assert "-m pytest -q --slow -x\n" in log
+  assert "-m pytest -q -n 2 --dist loadfile --slow -x\n" in log
   with open(clone.folder / "requirements.txt", "a") as file:
     file.write("einops>=0.8,<1\n")
   assert clone(local)[1] == ["-m pip", "-m genrep_jax.main"]

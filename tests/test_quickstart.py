@@ -18,9 +18,15 @@ def finished(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("quickstart")
   recorded = tmp_path_factory.mktemp("recorded") / "table.json"
   rows = [
-    {"name": "GenRep T_x only", "source": "run", "seeds": [0, 1, 2],
-     "floor": False, "knn": 0.5, "linear": 0.6,
-     "spread": {"knn": 0.01, "linear": 0.02}},
+    {
+      "name": "GenRep T_x only",
+      "source": "run",
+      "seeds": [0, 1, 2],
+      "floor": False,
+      "knn": 0.5,
+      "linear": 0.6,
+      "spread": {"knn": 0.01, "linear": 0.02},
+    },
   ]
   recorded.write_text(json.dumps({"rows": rows}))
   done = support.main(workdir, *QUICK, f"report.recorded={recorded}")
@@ -31,13 +37,17 @@ def finished(tmp_path_factory):
 def test_start_banner_says_what_runs(finished):
   _, printed = finished
   for words in (
-    "1 x cpu", "1 process(es)", "mesh {'data': 1}", "16 anchors",
-    "generator sha256", "chance level of the loss 3.4340", "encoder/", "Total:",
+    "1 x cpu",
+    "1 process(es)",
+    "mesh {'data': 1}",
+    "16 anchors",
+    "generator sha256",
+    "chance level of the loss 3.4340",
+    "encoder/",
+    "Total:",
   ):
     assert words in printed, words
-  assert re.search(
-    r"step 5/10 50% loss [\d.]+ views/s [\d?]+ ETA", printed
-  )
+  assert re.search(r"step 5/10 50% loss [\d.]+ views/s [\d?]+ ETA", printed)
 
 
 def test_summary(finished):
@@ -45,7 +55,9 @@ def test_summary(finished):
   summary = json.loads((workdir / "summary.json").read_text())
   names = {row["name"]: row for row in summary["rows"]}
   assert set(names) == {
-    "raw pixels", "random initialisation", "GenRep T_x only",
+    "raw pixels",
+    "random initialisation",
+    "GenRep T_x only",
     "GenRep T_z + T_x",
   }
   assert names["GenRep T_x only"]["source"] == "recorded"
@@ -78,7 +90,8 @@ def test_tables_print_mean_and_spread(finished):
   line = next(x for x in printed.splitlines() if "T_x only" in x)
   assert "recorded" in line and "50.00 ± 1.00" in line and "0,1,2" in line
   row = report.as_row(
-    "x", [{"knn20_accuracy": v, "linear_accuracy": v} for v in (0.5, 0.7)],
+    "x",
+    [{"knn20_accuracy": v, "linear_accuracy": v} for v in (0.5, 0.7)],
     [3, 4],
   )
   assert row["knn"] == pytest.approx(0.6)
@@ -135,8 +148,9 @@ def test_study_commands_name_every_row_and_seed():
   )
   runs = study.commands(config, ["study.parallel=2", "total_steps=7"], "w")
   assert len(runs) == len(config.study.rows) * len(config.study.seeds)
-  assert len({command[command.index("--workdir") + 1]
-              for _, _, command in runs}) == len(runs)
+  assert len(
+    {command[command.index("--workdir") + 1] for _, _, command in runs}
+  ) == len(runs)
   for _, seed, command in runs:
     assert f"--config.seed={seed}" in command
     assert "--config.total_steps=7" in command

@@ -76,11 +76,15 @@ def test_ten_steps_then_a_new_process_equal_twenty(whole, tmp_path):
 
 @pytest.mark.slow
 def test_killed_ten_times_at_random_moments_then_resumed(whole, tmp_path):
-  """kill -9 ten times, also inside saves: every step saves."""
+  """Kill -9 ten times, also inside saves: every step saves."""
   rolls = random.Random(0)
   command = support.command(
-    "genrep_jax.main", "--config", "configs/quickstart.py", "--workdir",
-    str(tmp_path), *support.flags(*QUICK, "checkpoint.every_steps=1"),
+    "genrep_jax.main",
+    "--config",
+    "configs/quickstart.py",
+    "--workdir",
+    str(tmp_path),
+    *support.flags(*QUICK, "checkpoint.every_steps=1"),
   )
   kills = 0
   while kills < 10:
@@ -134,8 +138,12 @@ def test_eight_then_one_then_eight_devices(whole, tmp_path):
 
 def test_sigterm_saves_and_exits_with_the_documented_code(whole, tmp_path):
   command = support.command(
-    "genrep_jax.main", "--config", "configs/quickstart.py", "--workdir",
-    str(tmp_path), *support.flags(*QUICK, "checkpoint.every_steps=0"),
+    "genrep_jax.main",
+    "--config",
+    "configs/quickstart.py",
+    "--workdir",
+    str(tmp_path),
+    *support.flags(*QUICK, "checkpoint.every_steps=0"),
   )
   process = subprocess.Popen(
     **command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -179,7 +187,8 @@ def test_evaluate_reprints_the_logged_numbers_exactly(whole):
   logged = [r for r in log_of(whole) if "linear_accuracy" in r][-1]
   logged.pop("step")
   printed = dict(
-    line.split() for line in done.stdout.splitlines()
+    line.split()
+    for line in done.stdout.splitlines()
     if len(line.split()) == 2 and line.split()[0] in logged
   )
   assert {k: float(v) for k, v in printed.items()} == logged

@@ -1,6 +1,7 @@
 """The quick start's table: what latent views add, and what real data gives.
 
-Command:  python -m genrep_jax.main --config configs/studies/quickstart_table.py \
+Command:  python -m genrep_jax.main \
+            --config configs/studies/quickstart_table.py \
             --workdir runs/studies/quickstart_table
 Hardware: two CPU cores, no accelerator, no network.
 

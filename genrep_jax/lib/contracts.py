@@ -51,7 +51,7 @@ PixelView = Callable[[Array, Array], Array]
 
 
 class Features(NamedTuple):
-  """What an encoder says of images: pooled [... f], local [... m m c] or None."""
+  """What an encoder says: pooled [... f], local [... m m c] or None."""
 
   pooled: Array
   local: Array | None = None
