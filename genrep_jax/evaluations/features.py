@@ -69,7 +69,7 @@ def extract(
   batch = -(-batch // mesh.size) * mesh.size
   program = _program(encode, mesh, image_px)
   sharding = mesh_lib.batch(mesh)
-  pieces, counted, pending = [], 0, None
+  pieces, pending = [], None
   for start in range(0, len(images), batch):
     rows = images[start : start + batch]
     mask = np.arange(batch) < len(rows)
@@ -78,12 +78,14 @@ def extract(
       rows = np.concatenate([rows, padding])
     result = program(variables, place(rows, sharding), place(mask, sharding))
     if pending is not None:  # fetched while the devices work on the next one
-      counted += _collect(pieces, pending)
+      pieces.append(_collect(*pending))
     pending = result
-  counted += _collect(pieces, pending)
-  features = np.concatenate(pieces)[: len(images)]
-  if counted != len(images):
-    raise AssertionError(f"features: {counted} images of {len(images)} encoded")
+  pieces.append(_collect(*pending))
+  features = np.concatenate(pieces)
+  if len(features) != len(images):
+    raise AssertionError(
+      f"features: {len(features)} images of {len(images)} encoded"
+    )
   finite = np.isfinite(features).all(axis=1)
   if not finite.all():
     raise errors.Diverged(
@@ -196,15 +198,14 @@ def check(cfg) -> contracts.Dataset:
 
 @functools.lru_cache(maxsize=8)
 def _program(encode, mesh, image_px):
-  """Compiles uint8 [b h w c], mask [b] -> features [b f] and their count."""
+  """Compiles uint8 [b h w c], mask [b] -> features [b f], the same mask."""
 
   def program(variables, images, mask):
     x = images.astype(jnp.float32) / 127.5 - 1.0
     if image_px:
       x = _resize(x, image_px)
     features = encode(variables, x).astype(jnp.float32)
-    # `where`, not a product: padding must not turn into NaN.
-    return jnp.where(mask[:, None], features, 0.0), mask.sum(dtype=jnp.int32)
+    return features, mask  # they travel together: rows stay matched
 
   # Replicated, so that every process of a multi-process run holds every row.
   return jax.jit(program, out_shardings=mesh_lib.replicated(mesh))
@@ -222,7 +223,6 @@ def _resize(x, side):
   return x[:, top : top + side, left : left + side]
 
 
-def _collect(pieces, result):
-  features, count = jax.device_get(result)
-  pieces.append(features)
-  return int(count)
+def _collect(features, mask):
+  """Fetches a batch and drops its padding."""
+  return jax.device_get(features)[jax.device_get(mask)]
