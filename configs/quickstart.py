@@ -23,9 +23,11 @@ def get_config():
   c.views.latent.sigma = 0.5
   c.views.pixel.name = "simclr"
   c.views.pixel.crop_px = 0  # 28, as the images
+  c.views.pixel.scale = (0.5, 1.0)  # milder than GenRep's 0.2: small images
   c.views.pixel.mean = (0.5,)
   c.views.pixel.std = (0.5,)
   c.encoder.name = "small"
+  c.encoder.norm = "none"
   c.objective.name = "simclr"
   c.objective.temperature = 0.2
   c.optimizer.name = "adamw"

@@ -162,7 +162,7 @@ def test_weights_files(tmp_path, capsys, monkeypatch):
   pickled.write_bytes(b"\x80\x04K\x01.")
   assert "pickle" in line_for(pickled)
   line = line_for(weights_of(tmp_path, mis_shaped=5))
-  assert line.count("(3, 5, 7)") == 3 and "5" in line
+  assert line.count("[3, 5, 7]") == 3 and "5 m" in line
   assert not run.exists()
 
 
