@@ -1,9 +1,13 @@
 """Trains the generators of genrep_jax/assets on Fashion-MNIST.
 
-Unconditional:
-  python -m genrep_jax.main --config configs/generators/fashion_mnist.py \
-    --workdir runs/fashion_mnist_unconditional
-Class-conditional: the same with --config.generator.num_classes=10.
+Command:  python -m genrep_jax.main --config configs/generators/fashion_mnist.py \
+            --workdir runs/fashion_mnist_unconditional
+          and, class-conditional, with --config.generator.num_classes=10
+Hardware: one CPU core for each, no accelerator.
+Time:     about 32 minutes of CPU time (0.2 s a step).
+Expected: Frechet distance in the features of a small classifier 14.3
+          (unconditional) and 3.1 (conditional), classification accuracy score
+          0.843 (conditional); the cards in genrep_jax/assets say how measured.
 """
 
 import ml_collections
