@@ -102,12 +102,20 @@ def test_limit_split_expressions_and_size(prepared):
 
 
 def test_resize_crops_the_centre():
-  stripes = np.zeros((8, 24, 3), np.uint8)
-  stripes[:, 8:16] = 200  # the central square of a wide image
-  image = tfds_data._image(stripes, config(image_px=4))
+  wide = np.zeros((8, 24, 3), np.uint8)
+  wide[:4, 8:16] = 200  # the central square: bright above, darker below
+  wide[4:, 8:16] = 100
+  image = tfds_data._image(wide, config(image_px=4)).astype(int)
   assert image.shape == (4, 4, 3)
-  assert (np.abs(image[:, 1:3].astype(int) - 200) < 8).all()
-  assert tfds_data._image(stripes[:, 8:16], config(image_px=8)).min() == 200
+  assert (abs(image[0, 1:3] - 200) < 12).all()
+  assert (abs(image[3, 1:3] - 100) < 12).all()
+  square = wide[:, 8:16]
+  same = tfds_data._image(square, config(image_px=8))
+  np.testing.assert_array_equal(same, square)
+  grey = tfds_data._image(square[..., 0], config(image_px=4))
+  np.testing.assert_allclose(
+    grey[..., 0], image[:, 1:3].mean((1, 2))[:, None].repeat(4, 1), atol=12
+  )
 
 
 def test_official_names_through_mock_data():
