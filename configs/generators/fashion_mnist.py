@@ -1,6 +1,7 @@
 """Trains the generators of genrep_jax/assets on Fashion-MNIST.
 
-Command:  python -m genrep_jax.main --config configs/generators/fashion_mnist.py \
+Command:  python -m genrep_jax.main \
+            --config configs/generators/fashion_mnist.py \
             --workdir runs/fashion_mnist_unconditional
           and, class-conditional, with --config.generator.num_classes=10
 Hardware: one CPU core for each, no accelerator.

@@ -281,6 +281,7 @@ def test_draws_depend_on_seed_player_and_round(dataset):
   assert len(np.unique(np.stack(draws), axis=0)) == 2 * 2 * 2 * 8
 
 
+@pytest.mark.slow
 def test_eight_devices_play_the_same_game(dataset, played):
   _, _, last, logged, _ = played
   _, _, spread, logged_spread, _ = play(config(), dataset, devices=8)
@@ -311,6 +312,7 @@ def test_real_images_come_epoch_by_epoch_with_their_labels(dataset):
   assert not np.array_equal(epochs[0][0], epochs[1][0])
 
 
+@pytest.mark.slow
 def test_unconditional_hinge_game_with_two_discriminator_steps(dataset):
   cfg = config(
     **{

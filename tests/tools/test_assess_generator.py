@@ -30,6 +30,7 @@ def toy_weights(tmp_path_factory):
   return path
 
 
+@pytest.mark.slow
 def test_card_of_an_untrained_generator(toy_weights, tmp_path, capsys):
   out = tmp_path / "card.json"
   code = assess_generator.main(
