@@ -18,6 +18,12 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 if _COUNT not in os.environ.get("XLA_FLAGS", ""):
   flags = os.environ.get("XLA_FLAGS", "")
   os.environ["XLA_FLAGS"] = f"{flags} --{_COUNT}=8".strip()
+# Eight devices share two busy cores: one may well reach a collective a minute
+# after another, which XLA takes for a deadlock and aborts.
+for _limit in ("call_terminate_timeout", "timeout"):
+  _flag = f"--xla_cpu_collective_{_limit}_seconds"
+  if _flag not in os.environ["XLA_FLAGS"]:
+    os.environ["XLA_FLAGS"] += f" {_flag}=600"
 
 # One compilation cache per run of the tests, shared with the processes that
 # tests start and gone afterwards: it saves compiling a program again in every

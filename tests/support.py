@@ -67,9 +67,11 @@ def leaves(tree) -> dict[str, np.ndarray]:
 
 def command(*words, devices=1, **environment):
   """Arguments of `subprocess` for a `python -m` command of ours."""
+  count = "--xla_force_host_platform_device_count"
+  kept = [f for f in os.environ["XLA_FLAGS"].split() if count not in f]
   env = {
     **os.environ,
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "XLA_FLAGS": " ".join([*kept, f"{count}={devices}"]),
     "JAX_PLATFORMS": "cpu",
     **environment,
   }

@@ -33,6 +33,8 @@ TINY = [text for text in support.TINY if not text.startswith("generator.")] + [
   "writers.tensorboard=False",
   "evaluations.knn.train_limit=200",
   "evaluations.linear.train_limit=200",
+  "evaluations.linear.l2=(0.001,)",
+  "evaluations.linear.max_iterations=10",
 ]
 FLAGS = [f"--config.{text}" for text in TINY]
 
@@ -79,7 +81,7 @@ def shell(script, folder):
     env=support.command("", PYTHONPATH=str(ROOT))["env"],
     capture_output=True,
     text=True,
-    timeout=600,
+    timeout=1800,
     check=False,
   )
 

@@ -135,31 +135,48 @@ def collect(file, config, overrides, workdir) -> dict:
   """Gathers the finished runs' numbers into a table with its provenance."""
   from genrep_jax.tools import report
 
-  rows, runs = [], []
-  for name, _ in config.study.rows:
-    results, seeds = [], []
-    for row, seed, command in commands(config, overrides, workdir):
-      if row != name or not done(command):
-        continue
-      summary = json.loads((_workdir(command) / "summary.json").read_text())
-      results.append(summary["results"])
-      seeds.append(seed)
-      runs.append(
-        {
-          "row": name,
-          "seed": seed,
-          "results": summary["results"],
-          "seconds": summary["seconds"],
-          "steps": summary["steps"],
-          "command": " ".join(["python", *command[1:]]),
-        }
-      )
-    if seeds:
-      rows.append(report.as_row(name, results, seeds))
+  finished = {}  # row name -> [(seed, command, summary)]
+  for name, seed, command in commands(config, overrides, workdir):
+    if done(command):
+      text = (_workdir(command) / "summary.json").read_text()
+      finished.setdefault(name, []).append((seed, command, json.loads(text)))
+  rows = _floors(next(iter(finished.values()), []))
+  for name, runs in finished.items():
+    results = [summary["results"] for _, _, summary in runs]
+    rows.append(report.as_row(name, results, [seed for seed, _, _ in runs]))
   return {
     "rows": rows,
     "command": f"python -m genrep_jax.main --config {file} --workdir {workdir}"
     + "".join(f" --config.{text}" for text in overrides),
-    "runs": runs,
+    "runs": [
+      {
+        "row": name,
+        "seed": seed,
+        "results": summary["results"],
+        "seconds": summary["seconds"],
+        "steps": summary["steps"],
+        "command": " ".join(["python", *command[1:]]),
+      }
+      for name, runs in finished.items()
+      for seed, command, summary in runs
+    ],
     "versions": versions.versions(),
   }
+
+
+def _floors(runs) -> list[dict]:
+  """The floors that every run computed, from one row's runs over its seeds."""
+  from genrep_jax.tools import report
+
+  by_name = {}
+  for seed, _, summary in runs:
+    for row in summary["rows"]:
+      if row.get("floor"):
+        results = {"knn": row["knn"], "linear_accuracy": row["linear"]}
+        by_name.setdefault(row["name"], []).append((seed, results))
+  return [
+    report.as_row(
+      name, [results for _, results in found], [s for s, _ in found], floor=True
+    )
+    for name, found in by_name.items()
+  ]

@@ -77,12 +77,13 @@ def test_chain_fixture(blur_probability):
   cfg = config(crop_px=112, blur_probability=blur_probability)
   assert (cfg.mean, cfg.std) == (tuple(CHAIN["mean"]), tuple(CHAIN["std"]))
   image = jnp.asarray(FIXTURE["in/img128"], jnp.float32) / 127.5 - 1
-  got = jax.jit(lambda d, x: simclr.apply(cfg, d, x))(chain_draw(), image)
+  chain = jax.jit(lambda d, x: simclr.apply(cfg, d, x))
+  got = chain(chain_draw(), image)
   # The colours' 2e-5, divided by the smallest std.
   np.testing.assert_allclose(
     got, FIXTURE["out/img128/chain"], rtol=0, atol=2e-5 / 0.224
   )
-  gray = simclr.apply(cfg, chain_draw()._replace(grayscale=True), image)
+  gray = chain(chain_draw()._replace(grayscale=jnp.bool_(True)), image)
   levels = np.asarray(gray) * cfg.std + np.asarray(cfg.mean)
   np.testing.assert_allclose(np.ptp(levels, axis=-1), 0, atol=1e-6)
 
@@ -234,27 +235,22 @@ def test_pure_and_the_same_alone_in_a_batch_and_sharded(shape, options):
   one = jax.jit(view)
   looped = np.stack([one(key[k], image[k]) for k in range(16)])
   np.testing.assert_allclose(looped, got, rtol=0, atol=1e-5)
-  eager = view(key[3], image[3])
-  np.testing.assert_allclose(eager, got[3], rtol=0, atol=1e-5)
+  if shape[2] == 1:  # op by op is slow to compile: the shorter chain will do
+    eager = view(key[3], image[3])
+    np.testing.assert_allclose(eager, got[3], rtol=0, atol=1e-5)
   mesh = mesh_lib.make_mesh()
   assert mesh.size == 8
   spread = mesh_lib.batch(mesh)
-  sharded = batched(jax.device_put(key, spread), jax.device_put(image, spread))
+  program = batched.lower(
+    jax.device_put(key, spread), jax.device_put(image, spread)
+  ).compile()
+  for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+    assert name not in program.as_text()
+  sharded = program(jax.device_put(key, spread), jax.device_put(image, spread))
   assert len(sharded.sharding.device_set) == 8
   np.testing.assert_allclose(sharded, got, rtol=0, atol=1e-5)
   other = batched(keys(16, seed=1), image)
   assert np.abs(np.asarray(other) - got).max(axis=(1, 2, 3)).min() > 0.01
-
-
-def test_the_sharded_program_does_not_communicate():
-  view = simclr.make(config())
-  spread = mesh_lib.batch(mesh_lib.make_mesh())
-  jitted = jax.jit(
-    jax.vmap(view), in_shardings=(spread, spread), out_shardings=spread
-  )
-  text = jitted.lower(keys(16), images(16, (12, 12, 3))).compile().as_text()
-  for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
-    assert name not in text
 
 
 @pytest.mark.parametrize("shape, options", OPTIONS)
@@ -290,8 +286,8 @@ def test_gradient_equals_finite_differences():
 
 
 def test_bfloat16_images_are_augmented_in_float32():
-  view = simclr.make(config())
-  image = images(1, (12, 12, 3))[0].astype(jnp.bfloat16)
+  view = jax.jit(simclr.make(config(**GRAY)))
+  image = images(1, (12, 12, 1))[0].astype(jnp.bfloat16)
   got = view(keys(1)[0], image)
   assert got.dtype == jnp.float32
   np.testing.assert_array_equal(
