@@ -233,7 +233,7 @@ def counts(program, mesh):
 
 
 def test_the_quick_start_on_eight_devices_moves_only_what_it_must():
-  config = support.tiny("encoder.width=0.25")
+  config = support.tiny("encoder.norm=batch")
   mesh = support.mesh_of(8)
   program = step_lib.build(config, mesh)
   result = compile_for.analyse(program, mesh)
@@ -245,7 +245,7 @@ def test_the_quick_start_on_eight_devices_moves_only_what_it_must():
 
 
 def test_one_device_moves_nothing():
-  config = support.tiny("encoder.width=0.25")
+  config = support.tiny("encoder.norm=batch")
   mesh = mesh_lib.make_mesh(jax.devices()[:1])
   program = step_lib.build(config, mesh)
   result = compile_for.analyse(program, mesh)
