@@ -3,6 +3,8 @@
 Command:  python -m genrep_jax.main --config configs/quickstart.py \
             --workdir runs/quickstart
 Hardware: two CPU cores, no accelerator, no network.
+Expected: kNN 81.0 +- 0.5 %, linear 86.0 +- 0.4 % on the embedded
+          test images (3 seeds; configs/studies/quickstart_table.py).
 """
 
 from configs import common
@@ -35,4 +37,5 @@ def get_config():
   c.evaluations.knn = {"name": "knn"}
   c.evaluations.linear = {"name": "linear"}
   c.evaluate_every_steps = 200
+  c.report.recorded = "asset:quickstart_table.json"
   return c

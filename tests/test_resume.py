@@ -118,21 +118,23 @@ def test_checkpoint_crosses_device_counts(whole):
   assert_same_bits(one, eight)
 
 
-def test_eight_then_one_then_eight_devices(whole, tmp_path):
-  longer = ("total_steps=20", "schedule.name=constant")
-  for devices, steps in ((8, 5), (1, 10), (8, 15)):
+def test_eight_then_one_then_eight_devices(tmp_path):
+  # SGD: Adam would magnify the last bit of a vanishing gradient.
+  sgd = ("optimizer.name=sgd", "optimizer.learning_rate=0.03", "total_steps=15")
+  for devices, stop in ((8, 5), (1, 10), (8, 0)):
     done = support.main(
-      tmp_path, *QUICK, *longer[1:], f"total_steps={steps}", devices=devices
+      tmp_path, *QUICK, *sgd, f"stop_at_step={stop}", devices=devices
     )
-    assert done.returncode == 0, done.stderr
+    code = errors.EXIT_PREEMPTED if stop else errors.EXIT_OK
+    assert done.returncode == code, done.stderr
   straight = tmp_path / "straight"
-  done = support.main(straight, *QUICK, *longer[1:], "total_steps=15")
+  done = support.main(straight, *QUICK, *sgd)
   assert done.returncode == 0, done.stderr
-  config = support.tiny(*longer[1:], "total_steps=15")
+  config = support.tiny(*sgd)
   expected = final_leaves(straight, config)[0]
   for name, value in final_leaves(tmp_path, config)[0].items():
     np.testing.assert_allclose(
-      value, expected[name], rtol=1e-4, atol=1e-5, err_msg=name
+      value, expected[name], rtol=1e-4, atol=2e-6, err_msg=name
     )
 
 

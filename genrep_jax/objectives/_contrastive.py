@@ -88,10 +88,11 @@ def soft_cross_entropy(
     # Full float32 products: TF32 or bfloat16 passes move the loss by percents.
     s = jnp.matmul(rows, keys.T, precision=jax.lax.Precision.HIGHEST)
     s = s / temperature
-    positive = row_groups[:, None] == key_groups
+    # jnp, not ==: numpy would put the whole [n m] mask into the program.
+    positive = jnp.equal(row_groups[:, None], key_groups)
     allowed = jnp.ones_like(positive)
     if exclude_self:
-      allowed = row_index[:, None] != key_index
+      allowed = jnp.not_equal(row_index[:, None], key_index)
       positive &= allowed
     count = jnp.sum(positive, axis=1)
     log_partition = jax.nn.logsumexp(s, axis=1, where=allowed)
