@@ -156,3 +156,14 @@ def test_study_commands_name_every_row_and_seed():
     assert f"--config.seed={seed}" in command
     assert "--config.total_steps=7" in command
     assert "--config.study.parallel=2" not in command
+
+
+def test_the_embedded_table_is_what_the_quick_start_prints():
+  from genrep_jax.lib import configs
+
+  config = configs.load(str(support.ROOT / "configs/quickstart.py"))
+  rows = report.recorded_rows(config.report.recorded)
+  assert {row["source"] for row in rows} == {"recorded"}
+  named = {row["name"] for row in rows}
+  assert {"GenRep T_x only", "GenRep T_z + T_x"} <= named
+  assert all(row["seeds"] == [0, 1, 2] for row in rows)

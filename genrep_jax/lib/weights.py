@@ -43,7 +43,7 @@ _DTYPES = {
 
 
 def resolve(path: str | os.PathLike) -> pathlib.Path:
-  """Finds a weights file.
+  """Finds a file: weights, or a recorded table.
 
   Args:
     path: a path, or "asset:NAME" for a file of genrep_jax/assets.
@@ -57,7 +57,7 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
   text = os.fspath(path)
   if text.startswith(_PREFIX):
     name = text.removeprefix(_PREFIX)
-    known = sorted(one.name for one in ASSETS.glob("*.safetensors"))
+    known = sorted(one.name for one in ASSETS.iterdir() if one.is_file())
     if name not in known:
       raise errors.UsageError(
         f"weights: no asset {name!r} in {ASSETS}; there are: "

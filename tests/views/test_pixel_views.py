@@ -208,6 +208,7 @@ def test_probabilities_zero_and_one():
   off = {f"{x}_probability": 0.0 for x in ("flip", "jitter", "grayscale")}
   d = draws(64, **off, scale=(1.0, 1.0), ratio=(1.0, 1.0))
   assert not d.flip.any() and not d.grayscale.any()
+  assert np.all(d.factors == [1, 1, 1, 0])
   image = images(4, (12, 12, 3))
   cfg = config(**off, scale=(1.0, 1.0), ratio=(1.0, 1.0), **GRAY)
   got = jax.jit(jax.vmap(simclr.make(cfg)))(keys(4), image)
