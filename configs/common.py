@@ -21,6 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.total_examples = 0  # anchors
   c.steps_per_call = 1  # steps scanned inside one call of the program
   c.stop_at_step = 0  # save and stop there, as if preempted; 0: never
+  c.cpu_devices = 0  # XLA devices a CPU counts as; 0: as XLA_FLAGS say, or 1
   c.compilation_cache = "user"  # user | workdir | off | a folder
 
   c.generator = ml_collections.ConfigDict({"name": ""})

@@ -31,6 +31,7 @@ from genrep_jax.views import stages
 
 STAGES = ("sample", "render", "augment", "encode", "loss", "update")
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_PREVIEW_ANCHORS = 12
 SOURCES = ("generator", "array", "mix")
 
 
@@ -426,10 +427,14 @@ def build(cfg, mesh) -> contracts.Program:
   mean, std = (jnp.asarray(x, jnp.float32) for x in _normalisation(cfg))
 
   def preview(state, frozen):
+    """A column per anchor, a row per view."""
     shown, before = views(state.step, frozen)
-    rows = min(8, cfg.global_batch)
-    after = (shown.images[:rows] * std + mean) * 2 - 1
-    return {"views_before_pixel": before[:rows], "views": after}
+    columns = min(_PREVIEW_ANCHORS, cfg.global_batch)
+    after = (shown.images * std + mean) * 2 - 1
+    return {
+      "views_before_pixel": before[:columns].swapaxes(0, 1),
+      "views": after[:columns].swapaxes(0, 1),
+    }
 
   def encode(variables, images):
     # As T_x hands them on, but whole: normalised, nothing cut or jittered.
@@ -454,4 +459,5 @@ def build(cfg, mesh) -> contracts.Program:
     facts=facts,
     encode=encode,
     encoder_variables=encoder_variables,
+    image_shape=parts.image_shape,
   )

@@ -6,7 +6,8 @@ Its order is a contract; do not change it without a reason as good as these:
   3. step          nothing moves between host and device (transfer guard)
   4. log           the only regular wait for the device; a NaN is found here
   5. save          after the finite check: a bad state never replaces a good one
-  6. evaluate      after the save: a crash in it loses nothing
+  6. evaluate      after the save: a crash in it loses nothing; a run that was
+                   killed between the two evaluates when it is resumed
   7. preempt       last, when state, log and checkpoint agree on the step
 """
 
@@ -17,12 +18,13 @@ import signal
 import jax
 import numpy as np
 
-from genrep_jax import state as state_lib, step as step_lib
+from genrep_jax import data, state as state_lib, step as step_lib
 from genrep_jax.evaluations import features
 from genrep_jax.lib import (
   checkpoint,
   contracts,
   errors,
+  mesh as mesh_lib,
   metrics,
   pictures,
   plugins,
@@ -38,6 +40,7 @@ MAY_DIFFER = (
   "steps_per_call",
   "stop_at_step",
   "compilation_cache",
+  "cpu_devices",
   "checkpoint",
   "writers",
   "report",
@@ -66,9 +69,22 @@ def make_evaluations(cfg, program: contracts.Program, mesh, encode=None):
     if not entry.data.name:
       with entry.unlocked():
         entry.data = cfg.data
+    _check_channels(name, entry, program)
     run = module.make(entry, encode or program.encode, mesh)
     made.append((name, cfg.evaluate_every_steps if every < 0 else every, run))
   return made
+
+
+def _check_channels(name, entry, program):
+  if program.image_shape is None:
+    return
+  dataset = data.load(entry.data)
+  given, wanted = dataset.test.images.shape[-1], program.image_shape[-1]
+  if given != wanted:
+    raise errors.UsageError(
+      f"evaluations.{name}: images of {dataset.name} have {given} channel(s), "
+      f"those the encoder is trained on {wanted}"
+    )
 
 
 def evaluate(evaluations, variables, *, step=None, last=True):
@@ -207,11 +223,30 @@ def train(cfg, workdir, program, mesh, evaluations, side, clock) -> dict:
     train_step = step_lib.jit(program, mesh, per_call)
     train_step = train_step.lower(state, frozen).compile()
   if step == 0:
-    save_previews(writer, workdir, program, state, frozen)
+    save_previews(writer, workdir, program, mesh, state, frozen)
   results, measured = {}, None
 
   def due(every):
     return bool(every) and step // every > (step - per_call) // every
+
+  def evaluation_due():
+    return bool(evaluations) and (
+      step >= total or any(due(every) for _, every, _ in evaluations)
+    )
+
+  def evaluate_now():
+    with clock.pause("evaluate"), jax.transfer_guard("allow"):
+      return evaluate(
+        evaluations,
+        program.encoder_variables(state),
+        step=step,
+        last=step >= total,
+      )
+
+  def log_evaluation():
+    writer.write_scalars(step, results)
+    values = " ".join(f"{k} {v:.4f}" for k, v in results.items())
+    say(f"step {step} {values}")
 
   def fetch():
     scalars, bad = metrics.fetch(measured)
@@ -226,6 +261,10 @@ def train(cfg, workdir, program, mesh, evaluations, side, clock) -> dict:
 
   clock.start(step)
   try:
+    if step and evaluation_due():  # of the restored state
+      results = evaluate_now()
+      if not writer.resumed_with.issuperset(results):
+        log_evaluation()  # the run was killed between its save and this
     with StopSignal() as stop, jax.transfer_guard("disallow"):
       while step < total:
         # 3. Step.
@@ -248,15 +287,9 @@ def train(cfg, workdir, program, mesh, evaluations, side, clock) -> dict:
           with clock.pause("checkpoint"):
             store.save(step, state)
         # 6. Evaluate.
-        if evaluations and (last or any(due(e) for _, e, _ in evaluations)):
-          with clock.pause("evaluate"), jax.transfer_guard("allow"):
-            variables = program.encoder_variables(state)
-            results = evaluate(evaluations, variables, step=step, last=last)
-          writer.write_scalars(step, results)
-          say(
-            f"step {step} "
-            + " ".join(f"{k} {v:.4f}" for k, v in results.items())
-          )
+        if evaluation_due():
+          results = evaluate_now()
+          log_evaluation()
         # 7. Preempt.
         if not last and (stop.requested(step) or step == cfg.stop_at_step):
           store.save(step, state)
@@ -265,9 +298,6 @@ def train(cfg, workdir, program, mesh, evaluations, side, clock) -> dict:
             f"state of step {step} is saved in {workdir}; run the same "
             "command again to go on"
           )
-    if not results and evaluations:  # the run was complete already
-      with clock.pause("evaluate"):
-        results = evaluate(evaluations, program.encoder_variables(state))
     store.wait()
   finally:
     store.close()
@@ -293,12 +323,10 @@ def _wandb_options(cfg):
   return {"project": cfg.writers.wandb_project, "name": cfg.title}
 
 
-def save_previews(writer, workdir, program, state, frozen) -> None:
+def save_previews(writer, workdir, program, mesh, state, frozen) -> None:
   """Writes the program's pictures as PNGs and to the metric writer."""
-  shown = jax.jit(program.preview)(state, frozen)
-  for name, images in shown.items():
-    # Replicated, or the first process's rows: enough for a picture.
-    images = np.asarray(jax.device_get(images))
+  draw = jax.jit(program.preview, out_shardings=mesh_lib.replicated(mesh))
+  for name, images in jax.device_get(draw(state, frozen)).items():
     picture = pictures.grid(images, scale=max(1, 64 // images.shape[2]))
     writer.write_images(int(state.step), {name: picture[None]})
     if jax.process_index() == 0:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -194,6 +195,21 @@ def test_evaluate_reprints_the_logged_numbers_exactly(whole):
     if len(line.split()) == 2 and line.split()[0] in logged
   )
   assert {k: float(v) for k, v in printed.items()} == logged
+
+
+def test_killed_between_save_and_evaluation_evaluates_on_resume(
+  whole, tmp_path
+):
+  workdir = tmp_path / "cut"
+  shutil.copytree(whole, workdir)
+  log = workdir / "metrics.jsonl"
+  lines = log.read_text().splitlines(keepends=True)
+  assert "knn20_accuracy" in lines[-1] and "knn20_accuracy" not in lines[-2]
+  log.write_text("".join(lines[:-1]))
+  for _ in range(2):  # the second time there is nothing to add
+    done = support.main(workdir, *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert log_of(workdir) == log_of(whole)
 
 
 def test_another_experiments_workdir_is_refused(whole):

@@ -64,10 +64,14 @@ class Layers(nn.Module):
         dtype=self.dtype,
         name=name,
       )(x)
+    return self.batch_norm(x, train, name, dtype=self.dtype)
+
+  def batch_norm(self, x, train, name, **options):
+    """Batch norm over the whole (global) batch, with our constants."""
     return nn.BatchNorm(
       use_running_average=not train,
       momentum=_MOMENTUM,
       epsilon=_EPSILON,
-      dtype=self.dtype,
       name=name,
+      **options,
     )(x)

@@ -9,8 +9,14 @@ Three 3x3 convolutions of stride 2, which on 28 px images give maps of 14, 7 and
   the time (71 against 35 ms), and the whole net 1.7 times (228 against 134 ms).
 - Strided convolutions run about as fast in XLA as their rewritings as matmuls
   (by taps or im2col), forward and backward together.
-- The last map is pooled three ways: mean, maximum, and the means of its 2x2
-  quadrants, because where a garment has its sleeves matters.
+- The last map is pooled by the maxima of its 2x2 quadrants, because where a
+  garment has its sleeves matters, and maxima are sharper than means.
+- The features are standardised one by one (batch norm without gain and bias),
+  so that cosine similarity weighs all of them alike. On the quick start (600
+  steps, one seed, kNN on the 10,000 test images) mean, maximum and quadrant
+  means under layer norm gave 80.0 %, the same under batch norm 81.5, quadrant
+  maxima under batch norm 82.7; the whole map flattened 83.3, at twice the time
+  per step.
 """
 
 from typing import Any
@@ -32,6 +38,7 @@ def default_config() -> dict[str, Any]:
     "width": 1.0,  # multiplies every channel count
     "norm": "batch",  # batch: over the global batch | group | none
     "group_size": 16,  # channels per group of norm = "group"
+    "feature_norm": "batch",  # batch | layer | none; of the pooled features
   }
 
 
@@ -44,9 +51,9 @@ def make(cfg, *, dtype=jnp.float32) -> contracts.Encoder:
       features are float32 in either case.
 
   Returns:
-    The encoder; f = 768 * width features (mean, maximum, four quadrants' means
-    of 128 * width channels, layer-normalised), and the local map is the last
-    layer, 4x4 for 28 and 32 px.
+    The encoder; f = 512 * width features (four quadrants' maxima of 128 * width
+    channels, normalised), and the local map is the last layer, 4x4 for 28 and
+    32 px.
 
   Raises:
     UsageError: an option is out of range.
@@ -54,6 +61,11 @@ def make(cfg, *, dtype=jnp.float32) -> contracts.Encoder:
   if cfg.norm not in ("batch", "group", "none"):
     raise errors.UsageError(
       f"encoder.norm must be batch, group or none, got {cfg.norm!r}"
+    )
+  if cfg.feature_norm not in ("batch", "layer", "none"):
+    raise errors.UsageError(
+      f"encoder.feature_norm must be batch, layer or none, got "
+      f"{cfg.feature_norm!r}"
     )
   channels = tuple(round(count * cfg.width) for count in _CHANNELS)
   if channels[0] < 1:
@@ -64,7 +76,7 @@ def make(cfg, *, dtype=jnp.float32) -> contracts.Encoder:
   if cfg.norm == "group":
     for count in channels:
       _layers.check_group_size(cfg.group_size, count)
-  module = _Small(cfg.norm, cfg.group_size, dtype, channels)
+  module = _Small(cfg.norm, cfg.group_size, dtype, channels, cfg.feature_norm)
 
   def init(key, image_shape):
     images = jnp.zeros((1, *image_shape), jnp.float32)
@@ -89,6 +101,7 @@ class _Small(_layers.Layers):
   """See the module's docstring."""
 
   channels: tuple[int, ...]
+  feature_norm_kind: str
 
   @nn.compact
   def __call__(self, x, *, train):
@@ -98,13 +111,20 @@ class _Small(_layers.Layers):
       x = self.conv(x, count, 3, 2, f"conv{i + 1}")
       x = nn.relu(self.norm(x, train, f"norm{i + 1}"))
     x = x.astype(jnp.float32)
-    parts = [x.mean(axis=(1, 2)), x.max(axis=(1, 2)), *_quadrant_means(x)]
-    pooled = nn.LayerNorm(name="feature_norm")(jnp.concatenate(parts, axis=-1))
-    return pooled, x
+    pooled = jnp.concatenate(_quadrant_maxima(x), axis=-1)
+    return self._feature_norm(pooled, train), x
+
+  def _feature_norm(self, x, train):
+    name = "feature_norm"
+    if self.feature_norm_kind == "batch":
+      return self.batch_norm(x, train, name, use_scale=False, use_bias=False)
+    if self.feature_norm_kind == "layer":
+      return nn.LayerNorm(name=name)(x)
+    return x
 
 
-def _quadrant_means(x):
-  """Means over the cells of a 2x2 grid on [n h w d]; odd sides overlap."""
+def _quadrant_maxima(x):
+  """Maxima over the cells of a 2x2 grid on [n h w d]; odd sides overlap."""
   _, height, width, _ = x.shape
 
   def halves(size):
@@ -114,7 +134,7 @@ def _quadrant_means(x):
     ]
 
   return [
-    x[:, rows, columns].mean(axis=(1, 2))
+    x[:, rows, columns].max(axis=(1, 2))
     for rows in halves(height)
     for columns in halves(width)
   ]

@@ -162,7 +162,7 @@ def _fill(entry, path, room):
 
 
 def _check(entry, path, defaults):
-  known = ["name", *defaults]
+  known = list(dict.fromkeys(["name", *defaults]))
   for key in entry:
     if key not in known:
       raise errors.UsageError(

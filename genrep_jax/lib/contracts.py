@@ -168,6 +168,8 @@ class Program:
     preview: (state, frozen) -> {picture name: images [rows columns h w c] in
       [-1, 1]}, what the trained network is shown or what a game draws.
     facts: lines of the start banner, {what: value}.
+    image_shape: (h, w, c) of the images before T_x, or None; `encode` takes
+      images of as many channels.
   """
 
   init: Callable[[], Tree]
@@ -181,3 +183,4 @@ class Program:
   facts: Mapping[str, str]
   encode: Callable[[Tree, Array], Array] | None = None
   encoder_variables: Callable[[Tree], Tree] | None = None
+  image_shape: tuple[int, int, int] | None = None

@@ -29,7 +29,14 @@ _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
 class NoopWriter:
-  """Writes nothing; the base of the others, and what processes > 0 get."""
+  """Writes nothing; the base of the others, and what processes > 0 get.
+
+  Attributes:
+    resumed_with: names of the scalars that the log already held for the step
+      it was resumed at; empty where nobody looked.
+  """
+
+  resumed_with: frozenset[str] = frozenset()
 
   def write_scalars(self, step: int, scalars: Scalars) -> None:
     """Writes {name: number} of a step."""
@@ -124,14 +131,17 @@ class JsonlWriter(NoopWriter):
   def _keep_until(self, resume_step: int | None) -> None:
     if not self._path.exists():
       return
-    kept = []
+    kept, names = [], set()
     for line in self._path.read_text(errors="replace").splitlines():
       try:
-        step = json.loads(line)[_STEP]
+        row = json.loads(line)
+        step = row[_STEP]
       except (ValueError, KeyError, TypeError):
         continue  # the half-written line of a killed run
       if resume_step is not None and step <= resume_step:
         kept.append(line + "\n")
+        names |= row.keys() if step == resume_step else set()
+    self.resumed_with = frozenset(names.difference(_RESERVED))
     temporary = self._path.with_name(f".{self._path.name}.tmp")
     temporary.write_text("".join(kept))
     os.replace(temporary, self._path)
@@ -294,6 +304,7 @@ class MultiWriter(NoopWriter):
 
   def __init__(self, writers: Sequence[NoopWriter]):
     self._writers = tuple(writers)
+    self.resumed_with = frozenset().union(*(w.resumed_with for w in writers))
 
   def write_scalars(self, step: int, scalars: Scalars) -> None:
     for writer in self._writers:

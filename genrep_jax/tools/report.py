@@ -186,7 +186,7 @@ td.figure, th.figure { text-align: right; font-variant-numeric: tabular-nums }
 tr.run { font-weight: 600; background: #eef4fb }
 img { max-width: 100%; image-rendering: pixelated } code, pre { background:
   #f5f5f5; font-size: .85em } pre { padding: 1em; overflow: auto }
-.pair { display: flex; gap: 2em; flex-wrap: wrap } figure { margin: 0 }
+figure { margin: 0 0 1em 0 }
 figcaption { color: #666; font-size: .9em }
 """
 
@@ -252,15 +252,15 @@ def write_html(workdir, summary) -> pathlib.Path:
 <p>Rows marked <i>run</i> were computed by this run; rows marked
 <i>recorded</i> were measured earlier, mean ± standard deviation over the seeds
 named. Frozen features; {html.escape(summary["protocol"])}.</p>
-<h2>What the encoder was shown</h2><div class="pair">
+<h2>What the encoder was shown</h2>
 {
     _picture(
       workdir,
       "views_before_pixel.png",
-      "each row: an anchor and its positives, before T_x",
+      "each column: an anchor and, below it, its positives, before T_x",
     )
   }
-{_picture(workdir, "views.png", "the same after T_x")}</div>
+{_picture(workdir, "views.png", "the same after T_x")}
 <h2>Training</h2>{_picture(workdir, "curves.png", "loss and kNN accuracy")}
 <p>{html.escape(seconds)}</p>
 <h2>What was run</h2><table>{facts}</table>

@@ -15,9 +15,14 @@ _KEY = jax.random.key(0)
 
 
 @functools.cache
-def _net(norm="batch", dtype=jnp.float32):
+def _net(norm="batch", feature_norm="batch", dtype=jnp.float32):
   """(jitted apply, variables) of a quarter-width net for 28 px."""
-  options = {"width": 0.25, "norm": norm, "group_size": 2}
+  options = {
+    "width": 0.25,
+    "norm": norm,
+    "group_size": 2,
+    "feature_norm": feature_norm,
+  }
   cfg = ml_collections.ConfigDict({**small.default_config(), **options})
   encoder = small.make(cfg, dtype=dtype)
   apply = jax.jit(encoder.apply, static_argnames=("train", "local"))
@@ -40,7 +45,7 @@ def test_shapes(size, channels, side):
     variables,
     jax.ShapeDtypeStruct((3, *shape), jnp.float32),
   )
-  assert features.pooled.shape == (3, 768)
+  assert features.pooled.shape == (3, 512)
   assert features.local.shape == (3, side, side, 128)
   assert jax.tree.map(lambda leaf: leaf.shape, batch_stats) == jax.tree.map(
     lambda leaf: leaf.shape, variables["batch_stats"]
@@ -52,30 +57,35 @@ def test_quadrants_by_hand(side):
   x = np.random.default_rng(0).normal(size=(2, side, side, 3))
   half = 4 if side == 7 else 2  # 7: the middle row belongs to both halves
   want = [
-    x[:, :half, :half].mean((1, 2)),
-    x[:, :half, -half:].mean((1, 2)),
-    x[:, -half:, :half].mean((1, 2)),
-    x[:, -half:, -half:].mean((1, 2)),
+    x[:, :half, :half].max((1, 2)),
+    x[:, :half, -half:].max((1, 2)),
+    x[:, -half:, :half].max((1, 2)),
+    x[:, -half:, -half:].max((1, 2)),
   ]
-  np.testing.assert_allclose(small._quadrant_means(x), want, rtol=1e-6)
+  np.testing.assert_array_equal(small._quadrant_maxima(x), want)
 
 
-def test_pooled_features_from_the_local_map():
-  apply, variables = _net()
-  features, _ = apply(variables, _images(3), train=False, local=True)
+@pytest.mark.parametrize("feature_norm", ("batch", "layer", "none"))
+def test_pooled_features_from_the_local_map(feature_norm):
+  apply, variables = _net(feature_norm=feature_norm)
+  features, batch_stats = apply(variables, _images(5), train=True, local=True)
   local = np.asarray(features.local)
-  assert local.shape == (3, 4, 4, 32)
+  assert local.shape == (5, 4, 4, 32)
   assert local.min() == 0 < local.max()
-  parts = [
-    local.mean((1, 2)),
-    local.max((1, 2)),
-    *small._quadrant_means(local),
-  ]
-  pooled = np.concatenate(parts, axis=-1)
-  centred = pooled - pooled.mean(axis=-1, keepdims=True)
-  want = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
-  np.testing.assert_allclose(features.pooled, want, rtol=1e-4, atol=1e-4)
-  none, _ = apply(variables, _images(3), train=False)
+  pooled = np.concatenate(small._quadrant_maxima(local), axis=-1)
+  axis = {"batch": 0, "layer": 1, "none": ()}[feature_norm]
+  want, variance = pooled, pooled.var(axis, keepdims=True)
+  if feature_norm != "none":
+    epsilon = {"batch": 1e-5, "layer": 1e-6}[feature_norm]
+    want = (pooled - pooled.mean(axis, keepdims=True)) / np.sqrt(
+      variance + epsilon
+    )
+  np.testing.assert_allclose(features.pooled, want, rtol=1e-3, atol=1e-3)
+  if feature_norm == "batch":  # what evaluation will use: a tenth of it is new
+    np.testing.assert_allclose(
+      batch_stats["feature_norm"]["var"], 0.9 + 0.1 * variance[0], rtol=1e-4
+    )
+  none, _ = apply(variables, _images(5), train=False)
   assert none.local is None
 
 
@@ -100,8 +110,9 @@ def test_every_parameter_has_a_finite_gradient():
       assert np.abs(leaf).max() > 1e-4, (norm, path)
 
 
-def test_batch_norm_over_8_devices_equals_1_device():
-  apply, variables = _net()
+@pytest.mark.parametrize("norms", (("batch", "layer"), ("none", "batch")))
+def test_batch_norm_over_8_devices_equals_1_device(norms):
+  apply, variables = _net(*norms)
   scale = jnp.repeat(jnp.linspace(0.2, 3.0, 8), 2)[:, None, None, None]
   images = _images(16) * scale
 
@@ -150,7 +161,7 @@ def test_training_and_evaluation_modes():
 
 @pytest.mark.parametrize("norm", ("group", "none"))
 def test_without_batch_norm_images_are_kept_apart(norm):
-  apply, variables = _net(norm)
+  apply, variables = _net(norm, feature_norm="layer")
   assert variables["batch_stats"] == {}
   images = _images(4)
   all_rows, batch_stats = apply(variables, images, train=True)
@@ -177,6 +188,7 @@ def test_bfloat16_is_close_and_keeps_float32_outside():
   ("options", "message"),
   (
     ({"norm": "layer"}, "encoder.norm must be batch, group or none, got"),
+    ({"feature_norm": "group"}, "feature_norm must be batch, layer or none"),
     ({"width": 0.01}, "encoder.width must leave a channel"),
     ({"norm": "group", "group_size": 12}, "must divide .* 16 channels, got 12"),
   ),
