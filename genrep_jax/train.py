@@ -16,7 +16,6 @@ import pathlib
 import signal
 
 import jax
-import numpy as np
 
 from genrep_jax import data, state as state_lib, step as step_lib
 from genrep_jax.evaluations import features
