@@ -258,6 +258,9 @@ def train(cfg, workdir, program, mesh, evaluations, side, clock) -> dict:
       )
     return scalars
 
+  # Several CPU devices share one pool of threads, which the collectives of two
+  # steps in flight can use up: both then wait for ever.
+  one_at_a_time = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
   clock.start(step)
   try:
     if step and evaluation_due():  # of the restored state
@@ -269,6 +272,8 @@ def train(cfg, workdir, program, mesh, evaluations, side, clock) -> dict:
         # 3. Step.
         state, new = train_step(state, frozen)
         step += per_call
+        if one_at_a_time:
+          jax.block_until_ready(new)
         measured = (
           new if measured is None else metrics.merge_donated(measured, new)
         )

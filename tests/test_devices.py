@@ -35,7 +35,9 @@ SGD = (
   "overrides",
   [
     (),
-    ("encoder.norm=batch",),
+    # With the features' batch norm after it, the last gain has no gradient
+    # but rounding: it is undone.
+    ("encoder.norm=batch", "encoder.feature_norm=layer"),
     ("objective.name=supcon", "generator.num_classes=10"),
     ("objective.name=multi_positive", "views.num_views=4"),
     ("source.name=array",),

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 
 import jax
 from clu import parameter_overview
@@ -17,8 +18,9 @@ from genrep_jax.lib import (
 )
 from genrep_jax.tools import report
 
-# Set by a launcher that starts several processes; any of them means: join.
 _COUNT_FLAG = "xla_force_host_platform_device_count"
+_THREADS_PER_DEVICE = 4
+# Set by a launcher that starts several processes; any of them means: join.
 _CLUSTER_VARIABLES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 
 
@@ -50,11 +52,21 @@ def _split_cpu(count):
 
   XLA's CPU backend runs most of a program's operations on one thread a device:
   two devices on two cores take a step of the quick start from 209 to 134 ms.
+  A device that waits in a collective holds a thread of XLA's pool, which has
+  one thread a core (NPROC, if set); with all of them held, nothing arrives any
+  more and XLA aborts after 40 s. So there are more threads than can be held by
+  a few programs in flight. Their number changes no result.
   """
   if count < 0:
     raise errors.UsageError(f"cpu_devices: {count} is negative")
-  if count and _COUNT_FLAG not in os.environ.get("XLA_FLAGS", ""):
+  given = re.search(_COUNT_FLAG + r"=(\d+)", os.environ.get("XLA_FLAGS", ""))
+  if given:
+    count = int(given[1])
+  elif count:
     jax.config.update("jax_num_cpu_devices", count)
+  if count > 1:
+    threads = max(os.cpu_count() or 1, _THREADS_PER_DEVICE * count)
+    os.environ.setdefault("NPROC", str(threads))
 
 
 def _join(distributed):
