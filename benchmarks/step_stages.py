@@ -2,8 +2,10 @@
 
 `python -m benchmarks.step_stages --config configs/quickstart.py` compiles
 growing prefixes of the step (the compiler drops what a prefix does not need)
-and prints the median seconds of each and of what it adds. The whole step is
-one fused program, so the differences are a split, not a sum of kernels.
+and prints the median milliseconds of each, the quartiles, and what it adds to
+the one before. The whole step is one fused program, so the differences are a
+split, not a sum of kernels. The devices are those of the run itself
+(`cpu_devices`).
 """
 
 import argparse
@@ -15,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from genrep_jax import state as state_lib, step as step_lib
-from genrep_jax.lib import configs, mesh as mesh_lib, plugins
-from genrep_jax.tools import _cli
+from genrep_jax.lib import configs, plugins
+from genrep_jax.tools import _cli, _session
 from genrep_jax.views import stages
 
 
@@ -61,7 +63,7 @@ def prefixes(config, mesh):
 
 
 def measure(functions, arguments, repeats):
-  """Returns {name: median seconds}, the functions interleaved."""
+  """Returns {name: (lower quartile, median, upper) seconds}, interleaved."""
   for function in functions.values():
     jax.block_until_ready(function(*arguments))
   seconds = {name: [] for name in functions}
@@ -71,7 +73,7 @@ def measure(functions, arguments, repeats):
       start = time.perf_counter()
       jax.block_until_ready(function(state, arguments[1]))
       seconds[name].append(time.perf_counter() - start)
-  return {name: statistics.median(s) for name, s in seconds.items()}
+  return {name: statistics.quantiles(s, n=4) for name, s in seconds.items()}
 
 
 def main(argv):
@@ -81,14 +83,17 @@ def main(argv):
   arguments.add_argument("--repeats", type=int, default=20)
   flags, overrides = _cli.parse(arguments, argv)
   config = configs.load(flags.config, overrides)
-  functions, values = prefixes(config, mesh_lib.make_mesh())
-  medians = measure(functions, values, flags.repeats)
+  functions, values = prefixes(config, _session.start(config, None))
+  measured = measure(functions, values, flags.repeats)
   before = 0.0
-  print(f"{'up to':<12} {'ms':>8} {'adds ms':>8}")
-  for name, seconds in medians.items():
-    print(f"{name:<12} {1e3 * seconds:8.1f} {1e3 * (seconds - before):8.1f}")
-    before = seconds
-  print(json.dumps({"device": jax.devices()[0].device_kind, **medians}))
+  print(f"{'up to':<12} {'ms':>8} {'quartiles':>15} {'adds ms':>8}")
+  for name, (low, median, high) in measured.items():
+    quartiles = f"{1e3 * low:.1f}-{1e3 * high:.1f}"
+    adds = 1e3 * (median - before)
+    print(f"{name:<12} {1e3 * median:8.1f} {quartiles:>15} {adds:8.1f}")
+    before = median
+  facts = {"kind": jax.devices()[0].device_kind, "devices": jax.device_count()}
+  print(json.dumps({**facts, "quartiles": measured}))
 
 
 if __name__ == "__main__":

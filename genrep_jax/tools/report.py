@@ -165,7 +165,7 @@ def plot_curves(curves, rows, chance, path) -> None:
       100 * row["knn"], color="#999999", linestyle=style, label=row["name"]
     )
   if knn:
-    axes[1].legend(frameon=False, fontsize=8)
+    axes[1].legend(frameon=False, fontsize=8, loc="center right")
   axes[1].set(xlabel="step", ylabel="%", title="kNN accuracy, real test images")
   for axis in axes:
     axis.spines[["top", "right"]].set_visible(False)
@@ -264,7 +264,8 @@ named. Frozen features; {html.escape(summary["protocol"])}.</p>
 <h2>Training</h2>{_picture(workdir, "curves.png", "loss and kNN accuracy")}
 <p>{html.escape(seconds)}</p>
 <h2>What was run</h2><table>{facts}</table>
-<pre>{config}</pre><pre>{versions}</pre></body></html>
+<details><summary>config and versions</summary>
+<pre>{config}</pre><pre>{versions}</pre></details></body></html>
 """
   path = workdir / "report.html"
   partial = workdir / "report.html.partial"
