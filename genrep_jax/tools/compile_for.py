@@ -194,7 +194,10 @@ def purpose(kind, buffer, stages, shapes: Shapes) -> str:
   if not dims:
     return "scalars" if names <= {"loss", "encode", "update"} else "unexplained"
   if "loss" in names and shapes.rows in (buffer.shape and _products(dims)):
-    if kind == "all-gather" or backward and dims not in shapes.params:
+    # A parameter may be as large as the embeddings; it is never scattered.
+    if kind == "all-gather" or backward and (
+      kind == "reduce-scatter" or dims not in shapes.params
+    ):
       return "embeddings"
   if kind != "all-reduce":
     return "unexplained"

@@ -12,6 +12,7 @@ What is asserted of a train step, on 8 fake CPU devices and on a TPU v5e:2x4:
 - and nothing else: no image, latent, weight or generated view ever moves.
 """
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -194,6 +195,21 @@ def test_purpose(kind, shape, op_name, what):
   found = hlo.stages(f"jit(steps)/{op_name}")
   buffer = hlo.Buffer("f32", shape)
   assert compile_for.purpose(kind, buffer, found, SHAPES) == what
+
+
+@pytest.mark.parametrize(
+  ("kind", "what"),
+  [
+    ("all-gather", "embeddings"),
+    ("reduce-scatter", "embeddings"),
+    ("all-reduce", "gradients"),
+  ],
+)
+def test_purpose_with_a_parameter_as_large_as_the_embeddings(kind, what):
+  shapes = dataclasses.replace(SHAPES, params=frozenset({(32, 128)}))
+  found = hlo.stages("jit(steps)/transpose(jvp(loss))/dot")
+  buffer = hlo.Buffer("f32", (128, 32))
+  assert compile_for.purpose(kind, buffer, found, shapes) == what
 
 
 def check_step(result, params, norms, gathers=1):
