@@ -29,6 +29,10 @@ TINY = (
   "compilation_cache=off",
 )
 
+# For comparisons of runs that add in another order: Adam makes whole steps of
+# a vanishing gradient's rounding, e.g. of a bias that the feature norm undoes.
+SGD = ("optimizer.name=sgd", "optimizer.learning_rate=3e-3")
+
 
 def tiny(*overrides):
   """Returns the quick start's config, shrunk, with overrides on top."""

@@ -120,8 +120,7 @@ def test_checkpoint_crosses_device_counts(whole):
 
 
 def test_eight_then_one_then_eight_devices(tmp_path):
-  # SGD: Adam would magnify the last bit of a vanishing gradient.
-  sgd = ("optimizer.name=sgd", "optimizer.learning_rate=3e-3", "total_steps=15")
+  sgd = (*support.SGD, "total_steps=15")
   for devices, stop in ((8, 5), (1, 10), (8, 0)):
     done = support.main(
       tmp_path, *QUICK, *sgd, f"stop_at_step={stop}", devices=devices

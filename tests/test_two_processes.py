@@ -26,6 +26,7 @@ def test_two_processes_equal_one_and_one_restores(tmp_path):
       str(together),
       *support.flags(
         *QUICK,
+        *support.SGD,
         "total_steps=10",
         "distributed.mode=on",
         f"distributed.coordinator=127.0.0.1:{port}",
@@ -43,9 +44,9 @@ def test_two_processes_equal_one_and_one_restores(tmp_path):
   assert "step 10/10" in outputs[0] and "step 10/10" not in outputs[1]
 
   alone = tmp_path / "alone"
-  done = support.main(alone, *QUICK, "total_steps=10")
+  done = support.main(alone, *QUICK, *support.SGD, "total_steps=10")
   assert done.returncode == 0, done.stderr
-  config = support.tiny("total_steps=10")
+  config = support.tiny(*support.SGD, "total_steps=10")
   expected = final_leaves(alone, config)[0]
   restored, step, _ = final_leaves(together, config)
   assert step == 10

@@ -195,8 +195,10 @@ def purpose(kind, buffer, stages, shapes: Shapes) -> str:
     return "scalars" if names <= {"loss", "encode", "update"} else "unexplained"
   if "loss" in names and shapes.rows in (buffer.shape and _products(dims)):
     # A parameter may be as large as the embeddings; it is never scattered.
-    if kind == "all-gather" or backward and (
-      kind == "reduce-scatter" or dims not in shapes.params
+    if (
+      kind == "all-gather"
+      or backward
+      and (kind == "reduce-scatter" or dims not in shapes.params)
     ):
       return "embeddings"
   if kind != "all-reduce":
