@@ -70,15 +70,18 @@ def leaves(tree) -> dict[str, np.ndarray]:
 
 
 def command(*words, devices=1, **environment):
-  """Arguments of `subprocess` for a `python -m` command of ours."""
+  """Arguments of `subprocess` for a `python -m` command of ours.
+
+  With devices=0 the command says itself how many devices and threads.
+  """
   count = "--xla_force_host_platform_device_count"
   kept = [f for f in os.environ["XLA_FLAGS"].split() if count not in f]
-  env = {
-    **os.environ,
-    "XLA_FLAGS": " ".join([*kept, f"{count}={devices}"]),
-    "JAX_PLATFORMS": "cpu",
-    **environment,
-  }
+  env = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+  if devices:
+    kept.append(f"{count}={devices}")
+  else:
+    env.pop("NPROC", None)
+  env["XLA_FLAGS"] = " ".join(kept)
   return {
     "args": [sys.executable, "-m", *words],
     "cwd": ROOT,

@@ -50,6 +50,21 @@ def test_start_banner_says_what_runs(finished):
   assert re.search(r"step 5/10 50% loss [\d.]+ views/s [\d?]+ ETA", printed)
 
 
+def test_a_cpu_split_in_two_does_not_wait_for_itself_for_ever(tmp_path):
+  """With steps in flight and one thread a core, it did within 200 steps."""
+  done = support.main(
+    tmp_path,
+    *("cpu_devices=2", "total_steps=300", "log_every_steps=300"),
+    *("checkpoint.every_steps=300", "report.floors=False"),
+    "evaluations.knn.train_limit=200",
+    devices=0,
+    timeout=200,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "2 x cpu" in done.stdout
+  assert "step 300/300" in done.stdout
+
+
 def test_summary(finished):
   workdir, _ = finished
   summary = json.loads((workdir / "summary.json").read_text())
