@@ -1,0 +1,27 @@
+"""Every shipped experiment loads, fits together, and pins what it loads."""
+
+import pytest
+
+from genrep_jax import step as step_lib
+from genrep_jax.lib import configs
+from tests import support
+
+PATHS = sorted(
+  path
+  for path in (support.ROOT / "configs").rglob("*.py")
+  if path.name not in ("__init__.py", "common.py")
+)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_it_builds(path):
+  config = configs.load(str(path))
+  if config.job == "study":
+    for _, overrides in config.study.rows:
+      configs.load(str(support.ROOT / config.study.base), overrides)
+  if config.job != "train":  # a game wants the full data set
+    return
+  assert len(config.generator.sha256) == 64
+  program = step_lib.build(config, support.mesh_of(2))
+  assert program.total_steps == config.total_steps > 0
+  assert program.facts["generator sha256"] == config.generator.sha256
