@@ -2,7 +2,8 @@
 
 Command:  python -m genrep_jax.main --config configs/supcon.py \
             --workdir runs/supcon
-Hardware: two CPU cores, no accelerator, no network.
+Hardware: two CPU cores, no accelerator, no network; about 4 minutes.
+Expected: kNN 86.6 %, linear 87.1 % on the embedded test images (seed 0).
 """
 
 from configs import common
