@@ -16,6 +16,8 @@ from genrep_jax.lib import contracts, errors, plugins
 
 # What a plug-in needs beyond its defaults to be made at all.
 SMALL = {
+  ("generators", "biggan_deep"): {"ch": 4, "num_classes": 3},
+  ("generators", "bigbigan"): {"ch": 4},
   ("generators", "small"): {"widths": (8, 4), "extra_convs": (0, 0)},
   ("encoders", "resnet"): {"depth": 18, "width": 0.125, "stem": "small"},
   ("encoders", "small"): {"width": 0.25},
