@@ -19,6 +19,13 @@ SMALL = {
   ("generators", "biggan_deep"): {"ch": 4, "num_classes": 3},
   ("generators", "bigbigan"): {"ch": 4},
   ("generators", "small"): {"widths": (8, 4), "extra_convs": (0, 0)},
+  ("generators", "stylegan2"): {
+    "resolution": 16,
+    "z_dim": 8,
+    "w_dim": 8,
+    "mapping_layers": 2,
+    "channel_max": 8,
+  },
   ("encoders", "resnet"): {"depth": 18, "width": 0.125, "stem": "small"},
   ("encoders", "small"): {"width": 0.25},
   ("views/pixel", "simclr"): {"crop_px": 0, "mean": (0.5,), "std": (0.5,)},

@@ -119,6 +119,7 @@ def test_checkpoint_crosses_device_counts(whole):
   assert_same_bits(one, eight)
 
 
+@pytest.mark.slow
 def test_eight_then_one_then_eight_devices(tmp_path):
   sgd = (*support.SGD, "total_steps=15")
   for devices, stop in ((8, 5), (1, 10), (8, 0)):

@@ -140,18 +140,24 @@ def init(key: jax.Array, shapes: Mapping) -> dict:
   Returns:
     The same nested dict, of float32 arrays.
   """
-  made = {}
-  for i, (name, shape) in enumerate(sorted(shapes.items())):
-    if isinstance(shape, Mapping):
-      made[name] = init(jax.random.fold_in(key, i), shape)
-    elif name in ("var", "scale"):
-      made[name] = jnp.ones(shape)
+  flat, structure = jax.tree_util.tree_flatten_with_path(
+    dict(shapes), is_leaf=lambda x: isinstance(x, tuple)
+  )
+  # One draw, cut up: a draw per leaf would take most of a minute to compile.
+  numbers = jax.random.normal(key, (sum(math.prod(s) for _, s in flat),))
+  leaves, start = [], 0
+  for path, shape in flat:
+    name, count = path[-1].key, math.prod(shape)
+    if name in ("var", "scale"):
+      leaf = jnp.ones(shape)
     elif name in ("mean", "bias", "gamma"):
-      made[name] = jnp.zeros(shape)
+      leaf = jnp.zeros(shape)
     else:
-      draw = jax.random.normal(jax.random.fold_in(key, i), shape)
-      made[name] = draw / math.sqrt(max(1, math.prod(shape[:-1])))
-  return made
+      leaf = numbers[start : start + count].reshape(shape)
+      leaf = leaf / math.sqrt(max(1, math.prod(shape[:-1])))
+    leaves.append(leaf)
+    start += count
+  return jax.tree_util.tree_unflatten(structure, leaves)
 
 
 def stored_sigma(weight, u, v) -> float:

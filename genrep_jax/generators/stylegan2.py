@@ -1,0 +1,342 @@
+"""StyleGAN2's generator (Karras et al. 2020), as released and as in ADA.
+
+Mapping network, style truncation, and the skip synthesis network of config-e
+and config-f; conditional models embed the class beside the latent (Karras et
+al. 2020, "Training GANs with Limited Data"). Any power-of-two resolution.
+
+Variables hold effective weights: the equalised learning rate's run-time
+factors are folded in by `init` and by `convert`, so a layer is kernel and bias.
+
+The network's own range is unbounded. `apply` of the contract clips to [-1, 1],
+as writing an 8-bit picture would; `raw` returns what the network says.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from genrep_jax.generators import _stylegan2_ops as ops
+from genrep_jax.generators._stylegan2_source import (
+  convert as convert,
+  expected_keys as expected_keys,
+)
+from genrep_jax.lib import errors, rng
+from genrep_jax.lib.contracts import Generator
+
+_NOISES = ("const", "random", "none")
+_NOISE_STREAM = 0x57796C65  # any constant: the noise depends on the latent
+
+
+def default_config() -> dict:
+  """Returns the config keys: LSUN-like 256x256, config-f, unconditional."""
+  return {
+    "name": "stylegan2",
+    "num_classes": 0,  # 0 = unconditional
+    "resolution": 256,  # a power of two, at least 8
+    "channels": 3,
+    "z_dim": 512,
+    "w_dim": 512,
+    "mapping_layers": 8,  # 2 in ADA's auto and cifar configurations
+    "channel_base": 32768,  # a map r px wide has min(base // r, max) channels;
+    "channel_max": 512,  # base 16384: config-e, paper256, ADA auto below 512
+    "truncation": 0.0,  # z ~ N^t(0, 1, truncation); 0 = uncut, as trained
+    "truncation_psi": 1.0,  # w = average + psi * (w - average)
+    "truncation_cutoff": 0,  # only the first so many rows of w; 0 = all
+    "w_average": True,  # False: the weights have none, and psi must be 1
+    "noise": "const",  # const: stored maps; random: drawn per latent; none
+    "conv_clamp": 0.0,  # clamps maps to +-conv_clamp (256 in ADA); 0 = no
+    "crop_rows": (),  # (first, end) rows kept; (64, 448) for LSUN cars
+    "clip": True,  # to [-1, 1], as the contract wants
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+  """The checked sizes of a network; `resolutions` ascend from 4."""
+
+  cfg: object
+  resolutions: tuple[int, ...]
+
+  def width(self, resolution):
+    return min(self.cfg.channel_base // resolution, self.cfg.channel_max)
+
+  @property
+  def num_ws(self):
+    return 2 * len(self.resolutions)
+
+
+def _checked(cfg) -> _Sizes:
+  """Checks a config; returns its sizes."""
+
+  def refuse(text):
+    raise errors.UsageError(f"generator.stylegan2: {text}")
+
+  size = cfg.resolution
+  if size < 8 or size & (size - 1):
+    refuse(f"resolution {size} must be a power of two, at least 8")
+  if cfg.channels not in (1, 3):
+    refuse(f"channels {cfg.channels} must be 1 or 3")
+  for name in ("z_dim", "w_dim", "mapping_layers", "channel_max"):
+    if cfg[name] < 1:
+      refuse(f"{name} {cfg[name]} must be >= 1")
+  if cfg.channel_base < size:
+    refuse(f"channel_base {cfg.channel_base} must be >= resolution {size}")
+  for name in ("num_classes", "truncation", "truncation_cutoff", "conv_clamp"):
+    if not cfg[name] >= 0:
+      refuse(f"{name} {cfg[name]} must be >= 0")
+  if not math.isfinite(cfg.truncation_psi):
+    refuse(f"truncation_psi {cfg.truncation_psi} must be finite")
+  if cfg.truncation_psi != 1 and not cfg.w_average:
+    refuse(
+      f"truncation_psi {cfg.truncation_psi} must be 1: with w_average=False "
+      "the weights have no average of w to move to"
+    )
+  if cfg.noise not in _NOISES:
+    refuse(f"noise {cfg.noise!r} must be one of {', '.join(_NOISES)}")
+  rows = tuple(cfg.crop_rows)
+  if rows and not (len(rows) == 2 and 0 <= rows[0] < rows[1] <= size):
+    refuse(f"crop_rows {rows} must be () or (first, end) within 0..{size}")
+  sizes = _Sizes(cfg, tuple(2**k for k in range(2, size.bit_length())))
+  if cfg.truncation_cutoff > sizes.num_ws:
+    refuse(
+      f"truncation_cutoff {cfg.truncation_cutoff} must be <= {sizes.num_ws}, "
+      f"the rows of w at {size} px"
+    )
+  return sizes
+
+
+def _init(key, sizes):
+  """Draws the untrained network, as its authors initialise it."""
+  cfg = sizes.cfg
+  keys = (jax.random.fold_in(key, i) for i in range(10**6))
+
+  def dense(inputs, outputs, bias=0.0):
+    kernel = jax.random.normal(next(keys), (inputs, outputs)) / inputs**0.5
+    return {"kernel": kernel, "bias": jnp.full((outputs,), bias)}
+
+  def layer(side, inputs, outputs):
+    return {
+      "kernel": jax.random.normal(next(keys), (3, 3, inputs, outputs)),
+      "affine": dense(cfg.w_dim, inputs, 1.0),
+      "bias": jnp.zeros((outputs,)),
+      "noise_strength": jnp.zeros(()),
+      "noise_const": jax.random.normal(next(keys), (side, side)),
+    }
+
+  first = cfg.z_dim
+  dense_layers = {}
+  if cfg.num_classes:
+    dense_layers["embed"] = dense(cfg.num_classes, cfg.w_dim)
+    first += cfg.w_dim
+  for i in range(cfg.mapping_layers):
+    dense_layers[f"fc{i}"] = dense(cfg.w_dim if i else first, cfg.w_dim)
+  if cfg.w_average:
+    dense_layers["w_avg"] = jnp.zeros((cfg.w_dim,))
+  inputs = sizes.width(4)
+  blocks = {"const": jax.random.normal(next(keys), (4, 4, inputs))}
+  for side in sizes.resolutions:
+    outputs = sizes.width(side)
+    block = {"conv1": layer(side, outputs, outputs)}
+    if side > 4:
+      block["conv0"] = layer(side, inputs, outputs)
+    scale = outputs**-0.5
+    block["torgb"] = {
+      "kernel": scale
+      * jax.random.normal(next(keys), (1, 1, outputs, cfg.channels)),
+      "affine": dense(cfg.w_dim, outputs, 1.0),
+      "bias": jnp.zeros((cfg.channels,)),
+    }
+    blocks[f"b{side}"] = block
+    inputs = outputs
+  return {"params": {"mapping": dense_layers, "synthesis": blocks}}
+
+
+def _dense(layer, x):
+  return x @ layer["kernel"] + layer["bias"]
+
+
+def mapping(variables, z, y, *, cfg) -> jax.Array:
+  """Maps latents to styles, before truncation.
+
+  Args:
+    variables: of `init` or `convert`.
+    z: [n z_dim].
+    y: int [n]; unused when unconditional.
+    cfg: a config with the keys of `default_config`.
+
+  Returns:
+    w, float32 [n w_dim].
+  """
+  params = variables["params"]["mapping"]
+  x = ops.pixel_norm(z.astype(jnp.float32))
+  if cfg.num_classes:
+    embed = params["embed"]
+    label = embed["kernel"][y] + embed["bias"]
+    x = jnp.concatenate([x, ops.pixel_norm(label)], axis=-1)
+  for i in range(cfg.mapping_layers):
+    x = ops.leaky_relu(_dense(params[f"fc{i}"], x))
+  return x
+
+
+def truncate(variables, w, *, cfg) -> jax.Array:
+  """Repeats w [n w_dim] for every layer and moves it to the average.
+
+  Returns:
+    [n num_ws w_dim]; only the first `truncation_cutoff` rows are moved.
+  """
+  sizes = _checked(cfg)
+  rows = jnp.repeat(w[:, None], sizes.num_ws, axis=1)
+  if cfg.truncation_psi == 1:
+    return rows
+  average = variables["params"]["mapping"]["w_avg"]
+  moved = average + cfg.truncation_psi * (rows - average)
+  cutoff = cfg.truncation_cutoff or sizes.num_ws
+  return jnp.concatenate([moved[:, :cutoff], rows[:, cutoff:]], axis=1)
+
+
+def latent_keys(z: jax.Array, y: jax.Array) -> jax.Array:
+  """Derives one PRNG key per latent from the bits of z and from y.
+
+  So random noise is a function of the latent: `apply` stays pure, and a batch
+  of any size or order draws the same noise for the same (z, y).
+
+  Args:
+    z: [n d].
+    y: int [n].
+
+  Returns:
+    Keys [n].
+  """
+  bits = jax.lax.bitcast_convert_type(z.astype(jnp.float32), jnp.uint32)
+  index = jnp.arange(z.shape[-1], dtype=jnp.uint32)
+  words = []
+  for odd in (jnp.uint32(0x9E3779B1), jnp.uint32(0x85EBCA77)):
+    mixed = (bits ^ (bits >> 15)) * (2 * index * odd + odd)
+    words.append(jnp.sum(mixed ^ (mixed >> 13), axis=-1, dtype=jnp.uint32))
+  key = jax.random.key(_NOISE_STREAM)
+  for word in (*words, y.astype(jnp.uint32)):
+    fold = jax.vmap(jax.random.fold_in, in_axes=(0 if key.ndim else None, 0))
+    key = fold(key, word)
+  return key
+
+
+def _clamp(x, cfg):
+  if not cfg.conv_clamp:
+    return x
+  return jnp.clip(x, -cfg.conv_clamp, cfg.conv_clamp)
+
+
+def _noise(layer, side, keys, index, cfg):
+  """The noise term of layer `index`: [1 or n, side, side, 1], or 0."""
+  if cfg.noise == "none":
+    return 0.0
+  if cfg.noise == "const":
+    maps = layer["noise_const"][None]
+  else:
+    draw = functools.partial(jax.random.normal, shape=(side, side))
+    maps = jax.vmap(lambda key: draw(jax.random.fold_in(key, index)))(keys)
+  return (layer["noise_strength"] * maps)[..., None]
+
+
+def _conv_layer(layer, x, w, noise, cfg, *, up=False):
+  """Style, modulated convolution, noise, bias, activation, clamp."""
+  x = ops.modulated_conv(x, layer["kernel"], _dense(layer["affine"], w), up=up)
+  x = x + jnp.asarray(noise, x.dtype) + layer["bias"].astype(x.dtype)
+  return _clamp(ops.leaky_relu(x), cfg)
+
+
+def _to_rgb(layer, x, w, cfg):
+  """One block's share of the image, float32."""
+  style = _dense(layer["affine"], w)
+  x = ops.modulated_conv(x, layer["kernel"], style, demodulate=False)
+  return _clamp(x.astype(jnp.float32) + layer["bias"], cfg)
+
+
+def synthesis(variables, rows, keys, *, cfg, dtype=jnp.float32) -> jax.Array:
+  """Draws images from styles.
+
+  Args:
+    variables: of `init` or `convert`.
+    rows: [n num_ws w_dim] of `truncate`.
+    keys: [n] of `latent_keys`; only random noise reads them.
+    cfg: a config with the keys of `default_config`.
+    dtype: type of the maps; styles, demodulation and the image are float32.
+
+  Returns:
+    float32 [n r r channels], unbounded.
+  """
+  params = variables["params"]["synthesis"]
+  const = params["const"].astype(dtype)
+  x = jnp.broadcast_to(const, (rows.shape[0], *const.shape))
+  image = None
+  for b, side in enumerate(_checked(cfg).resolutions):
+    block = params[f"b{side}"]
+    if b:
+      noise = _noise(block["conv0"], side, keys, 2 * b - 1, cfg)
+      x = _conv_layer(
+        block["conv0"], x, rows[:, 2 * b - 1], noise, cfg, up=True
+      )
+    noise = _noise(block["conv1"], side, keys, 2 * b, cfg)
+    x = _conv_layer(block["conv1"], x, rows[:, 2 * b], noise, cfg)
+    # ToRGB shares its row with the first layer of the next block.
+    share = _to_rgb(block["torgb"], x, rows[:, 2 * b + 1], cfg)
+    image = share if image is None else ops.upsample(image) + share
+  return image
+
+
+def raw(variables, z, y, *, cfg, dtype=jnp.float32) -> jax.Array:
+  """Runs the whole network: no crop, no clip.
+
+  Args:
+    variables: of `init` or `convert`.
+    z: [n z_dim].
+    y: int [n].
+    cfg: a config with the keys of `default_config`.
+    dtype: type of the maps.
+
+  Returns:
+    float32 [n r r channels], unbounded; nominally in [-1, 1].
+  """
+  rows = truncate(variables, mapping(variables, z, y, cfg=cfg), cfg=cfg)
+  keys = latent_keys(z, y) if cfg.noise == "random" else None
+  return synthesis(variables, rows, keys, cfg=cfg, dtype=dtype)
+
+
+def make(cfg, *, dtype=jnp.float32) -> Generator:
+  """Makes the frozen generator.
+
+  Args:
+    cfg: a config with the keys of `default_config`.
+    dtype: compute type of the maps; images are float32.
+
+  Returns:
+    A Generator whose variables are {"params": {"mapping", "synthesis"}}.
+
+  Raises:
+    UsageError: an option outside its range.
+  """
+  sizes = _checked(cfg)
+  first, end = tuple(cfg.crop_rows) or (0, cfg.resolution)
+
+  def sample(key):
+    z_key, y_key = jax.random.split(key)
+    z = rng.truncated_normal(z_key, (cfg.z_dim,), truncation=cfg.truncation)
+    y = jax.random.randint(y_key, (), 0, max(1, cfg.num_classes))
+    return z, y.astype(jnp.int32)
+
+  def apply(variables, z, y):
+    images = raw(variables, z, y, cfg=cfg, dtype=dtype)[:, first:end]
+    return jnp.clip(images, -1, 1) if cfg.clip else images
+
+  return Generator(
+    resolution=(end - first, cfg.resolution),
+    channels=cfg.channels,
+    latent_dim=cfg.z_dim,
+    num_classes=cfg.num_classes,
+    init=lambda key: _init(key, sizes),
+    sample=sample,
+    apply=apply,
+  )
