@@ -19,13 +19,13 @@ from genrep_jax.encoders import heads
 from genrep_jax.lib import (
   contracts,
   errors,
+  frozen as frozen_lib,
   mesh as mesh_lib,
   metrics,
   optim,
   plugins,
   rng,
   schedules,
-  weights,
 )
 from genrep_jax.views import stages
 
@@ -108,18 +108,10 @@ def load_generator(cfg, dtype):
     raise errors.UsageError(
       "generator.name: empty; known: " + ", ".join(plugins.names("generators"))
     )
-  module = plugins.resolve("generators", cfg.generator.name)
-  generator = module.make(cfg.generator, dtype=dtype)
-  expected = jax.eval_shape(generator.init, jax.random.key(0))
-  if cfg.generator.weights:
-    variables = weights.load(
-      cfg.generator.weights, cfg.generator.sha256, expected
-    )
-    digest = weights.sha256(cfg.generator.weights)
-  else:
-    variables = jax.jit(generator.init)(rng.stream(cfg.seed, "generator"))
-    variables = jax.tree.map(np.asarray, variables)
-    digest = "none (random weights)"
+  made = frozen_lib.from_config(
+    cfg.generator, dtype=dtype, key=rng.stream(cfg.seed, "generator")
+  )
+  generator = made.generator
   kind = (
     f"{generator.num_classes} classes"
     if generator.num_classes
@@ -127,11 +119,11 @@ def load_generator(cfg, dtype):
   )
   height, width = generator.resolution
   facts = {
-    "generator": f"{cfg.generator.name} {height}x{width}x{generator.channels}, "
+    "generator": f"{made.name} {height}x{width}x{generator.channels}, "
     f"{kind}, weights {cfg.generator.weights or 'none'}",
-    "generator sha256": digest,
+    "generator sha256": made.sha256 or "none (random weights)",
   }
-  return generator, variables, facts
+  return generator, made.variables, facts
 
 
 def _make_latent_view(cfg, generator):

@@ -24,6 +24,9 @@ _CHUNKS = 1 + _BLOCKS
 _ATTENTION = 3  # stands after this block, at 64 x 64 pixels
 _SHARED_ROWS = 1000  # of the PyTorch port, all equal
 
+# Options that may differ from those the weights were made with (lib/frozen.py).
+FREE_OPTIONS = ("output_epsilon",)
+
 
 def default_config() -> dict:
   """Returns the config keys of this generator: the released model."""

@@ -35,6 +35,10 @@ _BLOCKS = {
 }
 _BLOCKS[512] = (*_BLOCKS[256], (0, 1, 1), (1, 1, 1))
 
+# Options that may differ from those the weights were made with: none. The batch
+# statistics in the file are those of one truncation (lib/frozen.py).
+FREE_OPTIONS = ()
+
 
 def default_config() -> dict:
   """Returns the config keys of this generator: the released 128 px model."""

@@ -22,6 +22,9 @@ from genrep_jax.lib.contracts import Generator
 
 _EMBEDDING_DIM = 32  # length of the class embedding appended to z
 
+# Options that may differ from those the weights were made with (lib/frozen.py).
+FREE_OPTIONS = ("truncation",)  # of the latents
+
 
 def default_config() -> dict:
   """Returns the config keys of this generator: 28x28x1, unconditional."""

@@ -29,6 +29,18 @@ from genrep_jax.lib.contracts import Generator
 _NOISES = ("const", "random", "none")
 _NOISE_STREAM = 0x57796C65  # any constant: the noise depends on the latent
 
+# Options that say how weights are used, not which they are (lib/frozen.py).
+FREE_OPTIONS = (
+  "truncation",
+  "truncation_psi",
+  "truncation_cutoff",
+  "noise",
+  "conv_clamp",
+  "crop_rows",
+  "clip",
+)
+NATIVE_OPTIONS = {"clip": False}  # the network's own range, for comparisons
+
 
 def default_config() -> dict:
   """Returns the config keys: LSUN-like 256x256, config-f, unconditional."""

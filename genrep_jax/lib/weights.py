@@ -4,6 +4,7 @@ A pickle can run code when it is read, so one is refused by name and never
 opened. Reading checks everything before anything expensive starts.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from genrep_jax.lib import errors, trees
 
 ASSETS = pathlib.Path(__file__).resolve().parent.parent / "assets"
 _PREFIX = "asset:"
+_HUB = "hf://"
 # One metadata key: safetensors writes several in no fixed order.
 _KEY = "genrep_jax"
 _DTYPES = {
@@ -46,7 +48,9 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
   """Finds a file: weights, or a recorded table.
 
   Args:
-    path: a path, or "asset:NAME" for a file of genrep_jax/assets.
+    path: a path; "asset:NAME" for a file of genrep_jax/assets; or
+      "hf://OWNER/REPOSITORY/FILE@REVISION" for a file of the Hugging Face hub,
+      which is fetched once and then found in its cache.
 
   Returns:
     The path of an existing file.
@@ -55,6 +59,8 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
     UsageError: no such file; for an asset the line lists what exists.
   """
   text = os.fspath(path)
+  if is_remote(text):
+    return _from_hub(text)
   if text.startswith(_PREFIX):
     name = text.removeprefix(_PREFIX)
     known = sorted(one.name for one in ASSETS.iterdir() if one.is_file())
@@ -67,10 +73,52 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
   found = pathlib.Path(text)
   if not found.is_file():
     raise errors.UsageError(
-      f"weights: no file {text!r} (a path, or asset:NAME for a file of "
-      "genrep_jax/assets, is allowed)"
+      f"weights: no file {text!r} (a path, asset:NAME for a file of "
+      "genrep_jax/assets, or hf://OWNER/REPOSITORY/FILE@REVISION is allowed)"
     )
   return found
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+  """Says whether a file comes over the network, and so must be pinned."""
+  return os.fspath(path).startswith(_HUB)
+
+
+def check_pinned(path: str | os.PathLike, sha256: str | None) -> None:
+  """Refuses a file from the network without the sha256 it must have."""
+  if is_remote(path) and not sha256:
+    raise errors.UsageError(
+      f"weights: {path} comes over the network: give the sha256 it must have"
+    )
+
+
+@functools.cache
+def _from_hub(text: str) -> pathlib.Path:
+  """Fetches a file of the Hugging Face hub into the hub's own cache."""
+  name, _, revision = text.removeprefix(_HUB).partition("@")
+  owner, _, rest = name.partition("/")
+  repository, _, file = rest.partition("/")
+  if not (owner and repository and file):
+    raise errors.UsageError(
+      f"weights: {text!r} is not hf://OWNER/REPOSITORY/FILE@REVISION"
+    )
+  try:
+    import huggingface_hub
+  except ImportError as error:
+    raise errors.UsageError(
+      f"weights: {text} needs huggingface_hub: pip install -e '.[hf]'"
+    ) from error
+  try:
+    return pathlib.Path(
+      huggingface_hub.hf_hub_download(
+        f"{owner}/{repository}", file, revision=revision or None
+      )
+    )
+  except (OSError, ValueError, RuntimeError) as error:  # its errors are these
+    reason = " ".join(str(error).split())
+    raise errors.UsageError(
+      f"weights: cannot fetch {text}: {reason}"
+    ) from error
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -159,8 +207,9 @@ def load(path: str | os.PathLike, sha256: str | None, expected):
   """Loads a tree of weights, checked.
 
   Args:
-    path: a path, or "asset:NAME".
-    sha256: 64 hexadecimal digits the file must have; None or "" pins nothing.
+    path: as `resolve` takes it.
+    sha256: 64 hexadecimal digits the file must have; None or "" pins nothing,
+      which a file from the network does not allow.
     expected: pytree of arrays or ShapeDtypeStructs, as the generator's `init`
       gives it under `jax.eval_shape`.
 
@@ -173,6 +222,7 @@ def load(path: str | os.PathLike, sha256: str | None, expected):
       truncated or unreadable; another sha256; names, shapes or kinds that do
       not fit (the first three are named).
   """
+  check_pinned(path, sha256)
   path = resolve(path)
   data, arrays = _read(path)
   got = hashlib.sha256(data).hexdigest()
@@ -195,14 +245,27 @@ def load(path: str | os.PathLike, sha256: str | None, expected):
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
   """Returns the metadata that `save` was given; {} if there is none.
 
+  Reads the file's header only.
+
   Raises:
     UsageError: no such file, or not a safetensors file.
   """
   path = resolve(path)
-  data, _ = _read(path)
-  length = int.from_bytes(data[:8], "little")
-  header = json.loads(data[8 : 8 + length])
-  return json.loads(header.get("__metadata__", {}).get(_KEY, "{}"))
+  with open(path, "rb") as file:
+    start = file.read(9)
+    _refuse_other_formats(path, start)
+    try:
+      file.seek(8)
+      length = int.from_bytes(start[:8], "little")
+      if length > path.stat().st_size:
+        raise ValueError(f"a header of {length} bytes")
+      header = json.loads(file.read(length))
+      return json.loads(header.get("__metadata__", {}).get(_KEY, "{}"))
+    except (ValueError, AttributeError) as error:
+      raise errors.UsageError(
+        f"weights: {path} ({path.stat().st_size} bytes) is truncated or not "
+        f"safetensors: {' '.join(str(error).split())}"
+      ) from error
 
 
 def save(

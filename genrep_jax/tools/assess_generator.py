@@ -48,34 +48,6 @@ def main(argv) -> int:
   return errors.EXIT_OK
 
 
-def load(path):
-  """Makes the generator that a weights file names, and loads it.
-
-  Args:
-    path: a path, or "asset:NAME".
-
-  Returns:
-    (Generator, variables, metadata of the file).
-
-  Raises:
-    UsageError: the file is unreadable, or does not say what made it.
-  """
-  import jax
-  import ml_collections
-
-  from genrep_jax.lib import plugins, weights
-
-  metadata = weights.read_metadata(path)
-  if "generator" not in metadata:
-    raise errors.UsageError(
-      f"weights: {path} does not name its generator (metadata 'genrep_jax')"
-    )
-  config = ml_collections.ConfigDict(metadata["generator"])
-  generator = plugins.resolve("generators", config.name).make(config)
-  expected = jax.eval_shape(generator.init, jax.random.key(0))
-  return generator, weights.load(path, None, expected), metadata
-
-
 def draw(generator, variables, key, count, *, batch=500):
   """Draws images of a generator.
 
@@ -123,9 +95,10 @@ def assess(flags) -> dict:
   import ml_collections
 
   from genrep_jax.evaluations import _classifier, fid, precision_recall
-  from genrep_jax.lib import plugins, rng, versions, weights
+  from genrep_jax.lib import frozen, plugins, rng, versions, weights
 
-  generator, variables, metadata = load(flags.weights)
+  made = frozen.from_file(flags.weights)
+  generator, variables = made.generator, made.variables
   room = plugins.resolve("data", flags.data)
   options = ml_collections.ConfigDict(room.default_config())
   if flags.data_dir:
@@ -133,9 +106,9 @@ def assess(flags) -> dict:
   data = room.make(options)
   card = {
     "weights": pathlib.Path(weights.resolve(flags.weights)).name,
-    "sha256": weights.sha256(flags.weights),
+    "sha256": made.sha256,
     "parameters": sum(x.size for x in jax.tree.leaves(variables)),
-    "made_by": metadata,
+    "made_by": made.metadata,
     "data": data.name,
     "samples": flags.samples,
     "seed": flags.seed,
