@@ -7,9 +7,11 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 
 from genrep_jax import state as state_lib, step as step_lib
-from genrep_jax.lib import configs, mesh as mesh_lib
+from genrep_jax.lib import configs, errors, mesh as mesh_lib
+from genrep_jax.tools import _cli
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The quick start, shrunk: same plug-ins, random generator weights, 28x28.
@@ -98,6 +100,17 @@ def run(*words, devices=1, timeout=300, **environment):
     timeout=timeout,
     check=False,
   )
+
+
+def refused(main, words, capsys, monkeypatch, code=errors.EXIT_USAGE):
+  """Runs a tool's main in this process; returns its one line on stderr."""
+  monkeypatch.setattr("sys.argv", ["genrep_jax", *map(str, words)])
+  with pytest.raises(SystemExit) as stopped:
+    _cli.run(main)
+  captured = capsys.readouterr()
+  assert stopped.value.code == code, captured.err
+  (line,) = captured.err.strip().splitlines()
+  return line
 
 
 def main(workdir, *overrides, **options):

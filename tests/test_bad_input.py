@@ -16,15 +16,9 @@ from tests import support
 QUICKSTART = str(support.ROOT / "configs" / "quickstart.py")
 
 
-def refused(capsys, monkeypatch, words, code=errors.EXIT_USAGE):
-  """Runs main in this process; returns its one line on stderr."""
-  monkeypatch.setattr("sys.argv", ["genrep_jax.main", *words])
-  with pytest.raises(SystemExit) as stopped:
-    _cli.run(main_lib.main)
-  captured = capsys.readouterr()
-  assert stopped.value.code == code, captured.err
-  (line,) = captured.err.strip().splitlines()
-  return line
+def refused(capsys, monkeypatch, words, **options):
+  """Runs main.py in this process; returns its one line on stderr."""
+  return support.refused(main_lib.main, words, capsys, monkeypatch, **options)
 
 
 def tiny_words(workdir, *overrides, config=QUICKSTART):

@@ -232,6 +232,13 @@ def _rosinality_keys(options):
   return keys
 
 
+def parameter_count(options: Mapping) -> int:
+  """Counts the parameters, of NVIDIA's module: no average of w, no noise."""
+  return sources.count(
+    _nvidia_keys(options), r"w_avg$|noise_const$|resample_filter$"
+  )
+
+
 def _check_filters(arrays):
   """Refuses a network that smooths with another filter than ours."""
   taps = np.asarray(ops.FIR) / sum(ops.FIR)

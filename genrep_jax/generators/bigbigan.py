@@ -239,6 +239,13 @@ def expected_keys(
   return keys
 
 
+def parameter_count(options: Mapping) -> int:
+  """Counts the parameters of the original, whose constant is one row."""
+  return sources.count(
+    expected_keys(options, shared_rows=1), r"\.(s?[uv]0|stored_(mean|var))$"
+  )
+
+
 def _constant(rows: np.ndarray) -> np.ndarray:
   """Returns the one row [d] of `shared.weight` [k d]."""
   if (rows != rows[:1]).any():

@@ -271,6 +271,13 @@ def expected_keys(options: Mapping) -> dict[str, tuple[int, ...]]:
   return keys
 
 
+def parameter_count(options: Mapping) -> int:
+  """Counts the parameters of the published model (all `ch` RGB outputs)."""
+  return sources.count(
+    expected_keys(options), r"\.(weight_[uv]|running_(means|vars))$"
+  )
+
+
 def truncation_row(rows, truncation: float, *, hf_compat=False) -> np.ndarray:
   """Looks up stored statistics at a truncation, between rows if need be.
 

@@ -32,6 +32,19 @@ def names(room: str) -> list[str]:
   )
 
 
+def defines(room: str, name: str, function: str) -> bool:
+  """Says whether a plug-in's file defines or re-exports a function.
+
+  Args:
+    room: folder of the package.
+    name: a name that `names` lists; it is not imported.
+    function: e.g. "convert".
+  """
+  text = (_PACKAGE / room / f"{name}.py").read_text()
+  pattern = rf"^def {function}\(|^  {function} as {function},$"
+  return re.search(pattern, text, re.MULTILINE) is not None
+
+
 def resolve(room: str, name: str) -> types.ModuleType:
   """Imports the plug-in `name` of `room`, or the dotted module `name`.
 

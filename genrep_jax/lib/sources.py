@@ -1,6 +1,8 @@
-"""Foreign checkpoints, read strictly: every key used, every shape checked."""
+"""Foreign checkpoints, checked strictly: every key, every shape, no NaN."""
 
 import difflib
+import math
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,7 +26,7 @@ def check(
 
   Raises:
     UsageError: one line that names the first three missing, unexpected and
-      mis-shaped keys, each with what is nearest to it.
+      mis-shaped keys, and those that hold a NaN or an infinity.
   """
   missing = [key for key in expected if key not in arrays]
   extra = [key for key in arrays if key not in expected]
@@ -36,9 +38,30 @@ def check(
     if key in arrays and tuple(arrays[key].shape) != tuple(shape)
   ]
   faults.append(_list("mis-shaped", shapes))
+  strange = [
+    key
+    for key, x in arrays.items()
+    if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all()
+  ]
+  faults.append(_list("not finite", strange))
   faults = [fault for fault in faults if fault]
   if faults:
     raise errors.UsageError(f"source: not {what}: {'; '.join(faults)}")
+
+
+def count(expected: Mapping[str, tuple[int, ...]], buffers: str) -> int:
+  """Counts a checkpoint's parameters, as papers and `parameters()` do.
+
+  Args:
+    expected: key -> shape.
+    buffers: regular expression of the keys that hold none: statistics, vectors
+      of spectral norms, constant filters.
+  """
+  return sum(
+    math.prod(shape)
+    for key, shape in expected.items()
+    if not re.search(buffers, key)
+  )
 
 
 def _renamed(key, candidates):

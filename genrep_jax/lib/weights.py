@@ -175,6 +175,15 @@ def _read(path: pathlib.Path) -> tuple[bytes, dict[str, np.ndarray]]:
   return data, arrays
 
 
+def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Returns the arrays of any safetensors file, {name: array}, unchecked.
+
+  Raises:
+    UsageError: no such file, or one that is not whole safetensors.
+  """
+  return _read(resolve(path))[1]
+
+
 def _kind(dtype) -> str:
   """Names what a dtype may be cast within: real numbers, or nothing."""
   dtype = jnp.dtype(dtype)

@@ -1,0 +1,180 @@
+r"""Converts a published checkpoint into the safetensors file a config names.
+
+  python -m genrep_jax.tools.convert_weights --arch biggan_deep \
+      --source pytorch_model.bin --out biggan128.safetensors --truncation 0.4
+
+Reads safetensors, .npz, PyTorch files (needs torch; pickles that would run code
+are refused) and TensorFlow checkpoints (no TensorFlow needed). Sizes are read
+off the tensors; every tensor must be used and have its shape. The result says
+in its metadata which options it needs and the sha256 of what it came from; the
+same input gives the same bytes.
+"""
+
+import inspect
+import pathlib
+from types import ModuleType
+
+from genrep_jax.lib import errors, plugins
+from genrep_jax.tools import _cli
+
+_TRUNCATIONS = ("truncation", "truncation_psi")  # what --truncation can mean
+_ENCODERS = "encoders/"
+
+
+def main(argv) -> int:
+  """Converts what the command line names; returns the exit code."""
+  arguments = _cli.parser("genrep_jax.tools.convert_weights", __doc__)
+  add = arguments.add_argument
+  add("--arch", help=f"one of: {', '.join(architectures())}")
+  add("--source", required=True, help="file, or hf://OWNER/REPO/FILE@REVISION")
+  add("--out", help="the safetensors file to write")
+  add("--truncation", type=float, help="of the latents (BigGAN) or of w")
+  _cli.add_set(arguments, "an option of the architecture's converter")
+  add(
+    "--subtree",
+    action="append",
+    default=[],
+    metavar="NAME",
+    help="dictionary of the file that holds the generator; may be repeated",
+  )
+  add("--sha256", default="", help="that the source must have")
+  add("--list", action="store_true", help="print the file's tensors, and stop")
+  _cli.add_overwrite(arguments)
+  flags, overrides = _cli.parse(arguments, argv)
+  if overrides:
+    raise errors.UsageError("convert_weights: takes no --config")
+  if flags.list:
+    return _list(flags)
+  for name in ("arch", "out"):
+    if not getattr(flags, name):
+      raise errors.UsageError(f"--{name}: not given (or --list)")
+  return _convert(flags)
+
+
+def architectures() -> list[str]:
+  """Names what can be converted: plug-ins with a function `convert`."""
+  return [
+    prefix + name
+    for room, prefix in (("generators", ""), ("encoders", _ENCODERS))
+    for name in plugins.names(room)
+    if plugins.defines(room, name, "convert")
+  ]
+
+
+def resolve(arch: str) -> tuple[str, str, ModuleType]:
+  """Returns (room, name, module) of an architecture.
+
+  Raises:
+    UsageError: no such architecture, or one without a converter.
+  """
+  room, name = "generators", arch
+  if arch.startswith(_ENCODERS):
+    room, name = "encoders", arch.removeprefix(_ENCODERS)
+  known = architectures()
+  if arch not in known and "." not in name:
+    raise errors.UsageError(
+      f"--arch: {arch!r} is not one of {', '.join(known)}"
+    )
+  module = plugins.resolve(room, name)
+  if not hasattr(module, "convert"):
+    raise errors.UsageError(f"--arch: {arch!r} has no function convert")
+  return room, name, module
+
+
+def _options(flags, arch, module) -> dict:
+  """Returns the keyword arguments of the architecture's `convert`."""
+  parameters = inspect.signature(module.convert).parameters.values()
+  defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+  options = _cli.typed(flags.set, defaults, f"{arch}'s converter")
+  if flags.truncation is not None:
+    names = [name for name in _TRUNCATIONS if name in defaults]
+    if not names:
+      raise errors.UsageError(f"--truncation: {arch} is not truncated")
+    if not 0 < flags.truncation <= 1:
+      raise errors.UsageError(
+        f"--truncation: {flags.truncation} must be in (0, 1]"
+      )
+    options[names[0]] = flags.truncation
+  return options
+
+
+def _open(flags):
+  """Reads the source; returns (arrays, format, its sha256)."""
+  from genrep_jax.lib import weights
+  from genrep_jax.tools import _sources
+
+  path = flags.source
+  weights.check_pinned(path, flags.sha256)
+  path = (
+    weights.resolve(path) if weights.is_remote(path) else pathlib.Path(path)
+  )
+  if flags.sha256 and not path.exists():
+    raise errors.UsageError(f"source: no file {str(path)!r}")
+  digest = _sources.sha256(path) if flags.sha256 else None
+  if digest and digest != flags.sha256.lower():
+    raise errors.UsageError(
+      f"source: {flags.source} has sha256 {digest}, not {flags.sha256}"
+    )
+  arrays, kind = _sources.read(path)
+  return arrays, kind, digest or _sources.sha256(path)
+
+
+def _list(flags) -> int:
+  arrays, kind, digest = _open(flags)
+  for name, array in sorted(arrays.items()):
+    print(f"{name}\t{tuple(array.shape)}\t{array.dtype}")
+  total = sum(array.size for array in arrays.values())
+  print(f"{len(arrays)} tensors, {total:,} numbers, {kind}, sha256 {digest}")
+  return errors.EXIT_OK
+
+
+def _convert(flags) -> int:
+  import jax
+  import ml_collections
+
+  import genrep_jax
+  from genrep_jax.lib import trees, weights
+  from genrep_jax.tools import _sources
+
+  room, name, module = resolve(flags.arch)
+  options = _options(flags, flags.arch, module)
+  out = _cli.output(flags.out, flags.overwrite)
+  arrays, kind, digest = _open(flags)
+  if kind == "tensorflow" and room == "generators":
+    if not hasattr(module, "from_tensorflow"):
+      raise errors.UsageError(
+        f"source: {flags.source} is a TensorFlow checkpoint; {flags.arch} is "
+        "converted from PyTorch's only"
+      )
+    arrays = module.from_tensorflow(arrays)
+  else:
+    arrays = _sources.select(arrays, flags.subtree)
+  variables, made = module.convert(arrays, **options)
+  entry = ml_collections.ConfigDict(module.default_config() | made)
+  made = {"name": name, **{k: v for k, v in made.items() if k != "name"}}
+  plugin = module.make(entry)
+  if room == "generators":
+    expected = jax.eval_shape(plugin.init, jax.random.key(0))
+    wrong = trees.first_mismatches(expected, variables)
+    if wrong:  # of ours, not of the user's
+      raise RuntimeError(f"{flags.arch}: {'; '.join(wrong)}")
+  metadata = {
+    room.removesuffix("s"): made,
+    "source": {"sha256": digest, "format": kind, "options": options},
+    "converter": f"genrep_jax {genrep_jax.__version__}",
+  }
+  written = weights.save(out, variables, metadata)
+  if hasattr(module, "parameter_count"):
+    print(f"parameters   {module.parameter_count(made):,} (as published)")
+  stored = sum(leaf.size for leaf in jax.tree.leaves(variables))
+  print(f"stored       {stored:,} numbers")
+  for key, value in made.items():
+    print(f"{key:<12} {value}")
+  print(f"source       {kind}, sha256 {digest}")
+  print(f"written      {out}")
+  print(f"sha256       {written}")
+  return errors.EXIT_OK
+
+
+if __name__ == "__main__":
+  _cli.run(main)

@@ -1,0 +1,227 @@
+"""convert_weights: parity through the command, strictness, same bytes."""
+
+import inspect
+import pickle
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from genrep_jax.lib import weights
+from genrep_jax.tools import _sources, convert_weights, render
+from tests import support
+
+NAME = "generator.layers.3.conv_1.weight_orig"
+
+
+@pytest.fixture
+def refused(capsys, monkeypatch):
+  """Returns a function: words -> the line that refuses them."""
+
+  def run(*words):
+    return support.refused(convert_weights.main, words, capsys, monkeypatch)
+
+  return run
+
+
+def state(path):
+  """Returns the arrays of a fixture under their original keys."""
+  with np.load(path) as file:
+    return {k[6:]: file[k] for k in file.files if k.startswith("state/")}
+
+
+# fixture, architecture, converter's words, generator's --set, recorded output
+PARITY = [
+  (
+    "biggan_deep_128_ch4.npz",
+    "biggan_deep",
+    ["--truncation", "0.4"],
+    [],
+    ("in/z_t0.4", "out/images_t0.4"),
+  ),
+  ("bigbigan_ch8.npz", "bigbigan", [], [], ("in/z", "out/images_out_eps1e-4")),
+  (
+    "stylegan2_32_nvidia.npz",
+    "stylegan2",
+    [],
+    ["truncation_psi=0.7", "truncation_cutoff=4", "noise=const"],
+    ("in/z", "out/psi0.7_const_cutoff4"),
+  ),
+  (
+    "stylegan2_32_rosinality.npz",
+    "stylegan2",
+    ["--subtree", "state", "--subtree", "extra"],
+    ["truncation_psi=0.7", "noise=none"],
+    ("in/z", "out/psi0.7_none"),
+  ),
+]
+
+
+@pytest.mark.parametrize("name, arch, words, options, keys", PARITY)
+def test_from_original_keys_to_images(
+  fixture, tmp_path, capsys, name, arch, words, options, keys
+):
+  out, latents = tmp_path / "x.safetensors", tmp_path / "in.npz"
+  convert_weights.main(
+    ["--arch", arch, "--source", str(fixture(name)), "--out", str(out), *words]
+  )
+  said = capsys.readouterr().out
+  assert weights.sha256(out) in said and "parameters" in said
+  with np.load(fixture(name)) as file:
+    arrays = {"z": file[keys[0]], "expected": file[keys[1]]}
+    if "in/class_id" in file.files:
+      arrays["y"] = file["in/class_id"]
+  np.savez(latents, **arrays)
+  images = tmp_path / "out.npz"
+  render.main(
+    [
+      *("--generator", arch, "--weights", str(out), "--out", str(images)),
+      *("--latents", str(latents)),
+      *[word for option in options for word in ("--set", option)],
+    ]
+  )
+  with np.load(images) as file:
+    got, expected = file["images"], arrays["expected"]
+    np.testing.assert_array_equal(file["z"], arrays["z"])
+  scale = 1e-4 * expected.std() if arch == "stylegan2" else 1e-5
+  assert got.dtype == np.float32 and got.shape == expected.shape
+  assert np.abs(got - expected).max() < scale
+
+
+@pytest.fixture(scope="module")
+def thin(request):
+  """BigGAN-deep's thin checkpoint, original key -> array."""
+  path = request.path.parent.parent / "fixtures" / "biggan_deep_128_ch4.npz"
+  return state(path)
+
+
+def test_formats_agree_and_bytes_repeat(thin, tmp_path):
+  np.savez(tmp_path / "a.npz", **thin)
+  safetensors.numpy.save_file(thin, tmp_path / "a.safetensors")
+  digests = []
+  for source in ("a.npz", "a.safetensors", "a.npz"):
+    out = tmp_path / "out.safetensors"
+    words = ["--arch", "biggan_deep", "--source", str(tmp_path / source)]
+    convert_weights.main([*words, "--out", str(out), "--overwrite"])
+    digests.append(weights.sha256(out))
+    metadata = weights.read_metadata(out)
+    assert metadata["source"]["sha256"] == weights.sha256(tmp_path / source)
+    assert metadata["generator"]["name"] == "biggan_deep"
+    assert metadata["generator"]["num_classes"] == 10
+  # The format is named in the metadata, so only equal sources give equal bytes.
+  assert digests[0] == digests[2] != digests[1]
+
+
+def test_pytorch_files(thin, tmp_path, refused):
+  torch = pytest.importorskip("torch")
+  tensors = {key: torch.from_numpy(x) for key, x in thin.items()}
+  wrapped = {"g_ema": tensors, "optimizer": {"step": torch.ones(3)}, "n": 7}
+  torch.save(wrapped, tmp_path / "a.pt")
+  arrays, kind = _sources.read(tmp_path / "a.pt")
+  assert kind == "torch" and "optimizer/step" in arrays
+  chosen = _sources.select(arrays)
+  assert set(chosen) == set(thin)
+  np.testing.assert_array_equal(chosen[NAME], thin[NAME])
+
+  class Evil:
+    def __reduce__(self):
+      return exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
+
+  torch.save({"g_ema": Evil()}, tmp_path / "evil.pt")
+  (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil()))
+  for name in ("evil.pt", "evil.pkl"):
+    words = ("--arch", "biggan_deep", "--source", tmp_path / name)
+    assert "would run code" in refused(*words, "--out", tmp_path / "o")
+  assert not (tmp_path / "ran").exists()
+
+
+def test_a_pytorch_file_without_torch(tmp_path, refused, monkeypatch):
+  monkeypatch.setitem(__import__("sys").modules, "torch", None)
+  (tmp_path / "a.pkl").write_bytes(pickle.dumps({"x": 1}))
+  line = refused("--list", "--source", tmp_path / "a.pkl")
+  assert "needs torch" in line and "pip install" in line
+
+
+def test_list_names_every_tensor(thin, tmp_path, capsys):
+  np.savez(tmp_path / "a.npz", **thin)
+  convert_weights.main(["--list", "--source", str(tmp_path / "a.npz")])
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == len(thin) + 1
+  assert f"{NAME}\t{thin[NAME].shape}\tfloat32" in lines
+
+
+def test_a_subtree_is_chosen_or_named(tmp_path):
+  arrays = {"g_ema/a": 1, "d/a": 2, "latent_avg": 3}
+  assert _sources.select(arrays) == {"a": 1, "latent_avg": 3}
+  assert _sources.select(arrays, ["d"]) == {"a": 2}
+  for wanted, words in ((["e"], "d, g_ema"), (["d", "g_ema"], "in two")):
+    with pytest.raises(ValueError, match=words):
+      _sources.select(arrays, wanted)
+  assert _sources.select({"x/a": 1, "y": 2}) == {"x/a": 1, "y": 2}
+
+
+def test_every_generator_but_our_own_can_be_converted():
+  known = convert_weights.architectures()
+  assert {"biggan_deep", "bigbigan", "stylegan2"} <= set(known)
+  for arch in known:
+    _, _, module = convert_weights.resolve(arch)
+    assert "arrays" in inspect.signature(module.convert).parameters
+
+
+def _nan(thin):
+  return thin | {NAME: np.full_like(thin[NAME], np.nan)}
+
+
+@pytest.mark.parametrize(
+  "change, words",
+  [
+    (lambda a: {k: x for k, x in a.items() if k != NAME}, ["missing", NAME]),
+    (lambda a: a | {"more": a[NAME]}, ["unexpected", "more"]),
+    (lambda a: a | {NAME: a[NAME][..., :2]}, ["mis-shaped", NAME]),
+    (_nan, ["not finite", NAME]),
+    (lambda a: {"w": a[NAME]}, ["not biggan_deep", "missing", "unexpected w"]),
+  ],
+  ids=["missing", "unexpected", "mis-shaped", "nan", "foreign"],
+)
+def test_a_wrong_checkpoint_is_refused(thin, tmp_path, refused, change, words):
+  np.savez(tmp_path / "a.npz", **change(thin))
+  line = refused(
+    *("--arch", "biggan_deep", "--source", tmp_path / "a.npz"),
+    *("--out", tmp_path / "made" / "o.safetensors"),
+  )
+  for word in words:
+    assert word in line, line
+  assert not (tmp_path / "made").exists()
+
+
+def test_bad_words_are_refused(thin, fixture, tmp_path, refused):
+  whole = fixture("biggan_deep_128_ch4.npz")
+  out = tmp_path / "o.safetensors"
+  (tmp_path / "cut.npz").write_bytes(whole.read_bytes()[:5000])
+  (tmp_path / "text").write_text("no weights, but long enough to be read")
+  (tmp_path / "there").write_text("precious")
+  base = {"--arch": "biggan_deep", "--source": whole, "--out": out}
+  for change, words in (
+    ({"--arch": "biggan"}, ["biggan", "biggan_deep", "stylegan2"]),
+    ({"--arch": "small"}, ["small", "biggan_deep"]),
+    ({"--arch": "bigbigan"}, ["not bigbigan", "missing"]),
+    ({"--source": tmp_path / "none.npz"}, ["no file", "none.npz"]),
+    ({"--source": tmp_path / "cut.npz"}, ["5000 bytes", "truncated"]),
+    ({"--source": tmp_path / "text"}, ["no known format", "safetensors"]),
+    ({"--source": "hf://me/it/f.bin"}, ["hf://me/it/f.bin", "sha256"]),
+    ({"--sha256": "0" * 64}, ["has sha256", "0" * 64]),
+    ({"--truncation": "0"}, ["--truncation", "(0, 1]"]),
+    ({"--truncation": "1.5"}, ["1.5", "(0, 1]"]),
+    ({"--set": "hf_compact=true"}, ["hf_compact", "nearest: 'hf_compat'"]),
+    ({"--set": "hf_compat=maybe"}, ["hf_compat", "maybe"]),
+    ({"--subtree": "g_ema"}, ["g_ema", "there are: in, mid, out, state"]),
+    ({"--out": tmp_path / "there"}, ["exists", "--overwrite"]),
+    ({"--out": tmp_path}, ["is a folder"]),
+    ({"--out": tmp_path / "there" / "o"}, ["there", "not a folder"]),
+  ):
+    pairs = base | change
+    line = refused(*[word for pair in pairs.items() for word in pair])
+    for word in words:
+      assert word in line, line
+  assert not out.exists()
+  assert (tmp_path / "there").read_text() == "precious"
