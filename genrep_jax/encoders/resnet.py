@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genrep_jax.encoders import _layers
-from genrep_jax.lib import contracts, errors
+from genrep_jax.lib import contracts, errors, rng
 
 # depth: (bottleneck?, blocks per layer)
 _DEPTHS = {
@@ -118,21 +118,18 @@ def _init(module: "_ResNet", key, image_shape) -> contracts.Tree:
     lambda images: module.init(jax.random.key(0), images, train=False), images
   )
   shapes = {"batch_stats": {}, **shapes}
-  leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-  draws = jax.random.normal(
-    key, (sum(leaf.size for _, leaf in leaves if leaf.ndim == 4),)
-  )
-  values, start = [], 0
-  for path, leaf in leaves:
-    if leaf.ndim == 4:
-      height, width, _, out = leaf.shape
-      draw = draws[start : start + leaf.size].reshape(leaf.shape)
-      start += leaf.size
-      values.append(draw * (2.0 / (height * width * out)) ** 0.5)
-    else:
+
+  def build(normal):
+    def value(path, leaf):
+      if leaf.ndim == 4:
+        height, width, _, out = leaf.shape
+        return normal(leaf.shape) * (2.0 / (height * width * out)) ** 0.5
       one = path[-1].key in ("scale", "var")
-      values.append(jnp.full(leaf.shape, float(one), leaf.dtype))
-  return jax.tree_util.tree_unflatten(structure, values)
+      return jnp.full(leaf.shape, float(one), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(value, shapes)
+
+  return rng.one_draw(key, build)
 
 
 class _Block(_layers.Layers):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, rng
 
 BATCH_NORM_EPSILON = 1e-4  # of the released models
 
@@ -140,24 +140,20 @@ def init(key: jax.Array, shapes: Mapping) -> dict:
   Returns:
     The same nested dict, of float32 arrays.
   """
-  flat, structure = jax.tree_util.tree_flatten_with_path(
-    dict(shapes), is_leaf=lambda x: isinstance(x, tuple)
-  )
-  # One draw, cut up: a draw per leaf would take most of a minute to compile.
-  numbers = jax.random.normal(key, (sum(math.prod(s) for _, s in flat),))
-  leaves, start = [], 0
-  for path, shape in flat:
-    name, count = path[-1].key, math.prod(shape)
-    if name in ("var", "scale"):
-      leaf = jnp.ones(shape)
-    elif name in ("mean", "bias", "gamma"):
-      leaf = jnp.zeros(shape)
-    else:
-      leaf = numbers[start : start + count].reshape(shape)
-      leaf = leaf / math.sqrt(max(1, math.prod(shape[:-1])))
-    leaves.append(leaf)
-    start += count
-  return jax.tree_util.tree_unflatten(structure, leaves)
+
+  def build(normal):
+    def leaf(path, shape):
+      if path[-1].key in ("var", "scale"):
+        return jnp.ones(shape)
+      if path[-1].key in ("mean", "bias", "gamma"):
+        return jnp.zeros(shape)
+      return normal(shape) / math.sqrt(max(1, math.prod(shape[:-1])))
+
+    return jax.tree_util.tree_map_with_path(
+      leaf, dict(shapes), is_leaf=lambda x: isinstance(x, tuple)
+    )
+
+  return rng.one_draw(key, build)
 
 
 def stored_sigma(weight, u, v) -> float:

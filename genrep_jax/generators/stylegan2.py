@@ -121,22 +121,21 @@ def _checked(cfg) -> _Sizes:
   return sizes
 
 
-def _init(key, sizes):
-  """Draws the untrained network, as its authors initialise it."""
+def _init(normal, sizes):
+  """The untrained network, as its authors initialise it (rng.one_draw)."""
   cfg = sizes.cfg
-  keys = (jax.random.fold_in(key, i) for i in range(10**6))
 
   def dense(inputs, outputs, bias=0.0):
-    kernel = jax.random.normal(next(keys), (inputs, outputs)) / inputs**0.5
+    kernel = normal((inputs, outputs)) / inputs**0.5
     return {"kernel": kernel, "bias": jnp.full((outputs,), bias)}
 
   def layer(side, inputs, outputs):
     return {
-      "kernel": jax.random.normal(next(keys), (3, 3, inputs, outputs)),
+      "kernel": normal((3, 3, inputs, outputs)),
       "affine": dense(cfg.w_dim, inputs, 1.0),
       "bias": jnp.zeros((outputs,)),
       "noise_strength": jnp.zeros(()),
-      "noise_const": jax.random.normal(next(keys), (side, side)),
+      "noise_const": normal((side, side)),
     }
 
   first = cfg.z_dim
@@ -149,7 +148,7 @@ def _init(key, sizes):
   if cfg.w_average:
     dense_layers["w_avg"] = jnp.zeros((cfg.w_dim,))
   inputs = sizes.width(4)
-  blocks = {"const": jax.random.normal(next(keys), (4, 4, inputs))}
+  blocks = {"const": normal((4, 4, inputs))}
   for side in sizes.resolutions:
     outputs = sizes.width(side)
     block = {"conv1": layer(side, outputs, outputs)}
@@ -157,8 +156,7 @@ def _init(key, sizes):
       block["conv0"] = layer(side, inputs, outputs)
     scale = outputs**-0.5
     block["torgb"] = {
-      "kernel": scale
-      * jax.random.normal(next(keys), (1, 1, outputs, cfg.channels)),
+      "kernel": scale * normal((1, 1, outputs, cfg.channels)),
       "affine": dense(cfg.w_dim, outputs, 1.0),
       "bias": jnp.zeros((cfg.channels,)),
     }
@@ -349,7 +347,7 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
     channels=cfg.channels,
     latent_dim=cfg.z_dim,
     num_classes=cfg.num_classes,
-    init=lambda key: _init(key, sizes),
+    init=lambda key: rng.one_draw(key, functools.partial(_init, sizes=sizes)),
     sample=sample,
     apply=apply,
   )

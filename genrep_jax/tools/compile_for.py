@@ -2,11 +2,12 @@
 
 `python -m genrep_jax.tools.compile_for --topology v5e:2x4 --config FILE` says
 what one device of the slice would need: memory, and whether it fits; FLOPs;
-and every collective by kind and by what it carries. Needs the compiler only
-(`pip install -e '.[tpu]'`), no TPU. Exit code 1: it does not fit.
+and every collective by kind and by what it carries. `--program render` compiles
+only the generator's share of the step. Needs the compiler only (`pip install
+-e '.[tpu]'`), no TPU. Exit code 1: it does not fit.
 """
 
-import dataclasses
+import functools
 import importlib.util
 import json
 import math
@@ -16,7 +17,7 @@ import re
 import time
 
 from genrep_jax.lib import errors
-from genrep_jax.tools import _cli
+from genrep_jax.tools import _cli, _collectives
 
 EXIT_TOO_LARGE = 1
 EXAMPLES = "v2:2x2 v3:2x2 v4:2x2x1 v5e:2x4 v5e:4x4 v5p:2x2x1 v6e:2x4 v6e:16x16"
@@ -75,33 +76,6 @@ _USED = (  # the compiler's two ways to say that memory ran out
     r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"
   ),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Shapes:
-  """Sizes by which the arrays of collectives are told apart.
-
-  Attributes:
-    params: dimensions, sorted and without ones, of every parameter.
-    batch_stats: the same of every running statistic of a batch norm.
-    rows: n = b*v.
-  """
-
-  params: frozenset[tuple[int, ...]]
-  batch_stats: frozenset[tuple[int, ...]]
-  rows: int
-
-  @classmethod
-  def of(cls, state, program) -> "Shapes":
-    """Reads them from an abstract training state."""
-    import jax
-
-    def dims(tree):
-      return frozenset(_plain(x.shape) for x in jax.tree.leaves(tree))
-
-    return cls(
-      dims(state.params), dims(state.batch_stats), program.images_per_step
-    )
 
 
 def parse_topology(text: str) -> tuple[str, dict]:
@@ -163,96 +137,72 @@ def topology_devices(text: str):
     ) from error
 
 
-def _plain(shape) -> tuple[int, ...]:
-  """A shape up to transposition and axes of length one."""
-  return tuple(sorted(d for d in shape if d != 1))
+def lower_step(program, mesh):
+  """Lowers one step of a program; returns (lowered, Shapes or None).
 
-
-def purpose(kind, buffer, stages, shapes: Shapes) -> str:
-  """Says what one array of a collective carries, by its size and its stage.
-
-  Args:
-    kind: the collective's.
-    buffer: lib.hlo.Buffer.
-    stages: the collective's (stage, backward) pairs; a combined collective
-      names those of all its arrays.
-    shapes: of the program.
-
-  Returns:
-    "embeddings": rows of the loss, [n d] or [n], gathered; or their gradient,
-      on its way back.
-    "batch-norm statistics": sums over the batch per channel, forward; and
-      backward the same sums' gradients, which are also those of the batch
-      norm's own scale and bias: the same shape, combined by the compiler.
-    "gradients": of any other parameter.
-    "scalars": the loss and what is measured beside it.
-    "unexplained": anything else.
+  Shapes are None for a game, whose collectives have other names.
   """
-  dims = _plain(buffer.shape)
-  names = {stage for stage, _ in stages}
-  backward = any(back for _, back in stages)
-  if not dims:
-    return "scalars" if names <= {"loss", "encode", "update"} else "unexplained"
-  if "loss" in names and shapes.rows in (buffer.shape and _products(dims)):
-    # A parameter may be as large as the embeddings; it is never scattered.
-    if (
-      kind == "all-gather"
-      or backward
-      and (kind == "reduce-scatter" or dims not in shapes.params)
-    ):
-      return "embeddings"
-  if kind != "all-reduce":
-    return "unexplained"
-  if dims in shapes.batch_stats and "encode" in names:
-    return "batch-norm statistics"
-  if dims in shapes.params and backward:
-    return "gradients"
-  return "unexplained"
+  from genrep_jax import state as state_lib, step as step_lib
+
+  state, frozen = state_lib.abstract(program, mesh)
+  lowered = step_lib.jit(program, mesh).lower(state, frozen)
+  if not isinstance(state, state_lib.TrainState):
+    return lowered, None
+  return lowered, _collectives.Shapes.of(state, program)
 
 
-def _products(dims) -> set[int]:
-  """Products of some of the dimensions: [b v d] has n = b*v rows."""
-  found = {1}
-  for d in dims:
-    found |= {p * d for p in found}
-  return found
-
-
-def by_purpose(found, shapes: Shapes) -> dict[str, dict[str, int]]:
-  """Sums the arrays of collectives: {"purpose, kind": {"arrays", "bytes"}}.
+def lower_render(config, mesh):
+  """Lowers the rendering of one step's views; returns (lowered, Shapes).
 
   Args:
-    found: lib.hlo.Collective's.
-    shapes: of the program.
+    config: a resolved config; of it only what concerns the generator counts.
+    mesh: devices that share the batch.
   """
-  table = {}
-  for one in found:
-    for buffer in one.buffers:
-      what = purpose(one.kind, buffer, one.stages, shapes)
-      row = table.setdefault(f"{what}, {one.kind}", {"arrays": 0, "bytes": 0})
-      row["arrays"] += 1
-      row["bytes"] += buffer.bytes * (one.repeats or 1)
-  return dict(sorted(table.items()))
+  import jax
+  import jax.numpy as jnp
+
+  from genrep_jax import step as step_lib
+  from genrep_jax.lib import mesh as mesh_lib, plugins
+  from genrep_jax.views import stages
+
+  step_lib.check_batch(config.global_batch, mesh)
+  entry = config.generator
+  module = plugins.resolve("generators", entry.name)
+  generator = module.make(entry, dtype=step_lib.PRECISIONS[config.precision])
+  split, whole = mesh_lib.batch(mesh), mesh_lib.replicated(mesh)
+
+  def abstract(shape, dtype, sharding):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+  variables = jax.tree.map(
+    lambda x: abstract(x.shape, x.dtype, whole),
+    jax.eval_shape(generator.init, jax.random.key(0)),
+  )
+  b, v = config.global_batch, config.views.num_views
+  z = abstract((b, v, generator.latent_dim), jnp.float32, split)
+  y = abstract((b,), jnp.int32, split)
+
+  def render(variables, z, y):
+    chunk = entry.render_chunk
+    return stages.render_latents(generator, variables, z, y, mesh, chunk)
+
+  jitted = jax.jit(render, out_shardings=split)
+  lowered = jitted.lower(variables, z, y)
+  none = frozenset()
+  return lowered, _collectives.Shapes(none, none, b * v)
 
 
-def analyse(program, mesh) -> dict:
-  """Compiles one step of a program for the devices of a mesh.
-
-  Args:
-    program: contracts.Program, built for that mesh.
-    mesh: its devices need not be present.
+def analyse(lower) -> dict:
+  """Compiles what `lower()` returns, (lowered, Shapes or None).
 
   Returns:
     lib.hlo.costs, and "lower_seconds", "compile_seconds", "by_purpose" (None
-    for a game, whose collectives have other names), "op_names" of what is
-    unexplained.
+    without Shapes), "unexplained": op names.
   """
-  from genrep_jax import state as state_lib, step as step_lib
   from genrep_jax.lib import hlo
 
-  state, frozen = state_lib.abstract(program, mesh)
   start = time.perf_counter()
-  lowered = step_lib.jit(program, mesh).lower(state, frozen)
+  lowered, shapes = lower()
   lowered_at = time.perf_counter()
   compiled = lowered.compile()
   done = time.perf_counter()
@@ -263,16 +213,10 @@ def analyse(program, mesh) -> dict:
     "by_purpose": None,
     "unexplained": [],
   }
-  if isinstance(state, state_lib.TrainState):
-    shapes = Shapes.of(state, program)
+  if shapes:
     found = hlo.collectives(compiled.as_text())
-    result["by_purpose"] = by_purpose(found, shapes)
-    result["unexplained"] = [
-      f"{one.kind} {buffer.dtype}{list(buffer.shape)} {one.op_name}"
-      for one in found
-      for buffer in one.buffers
-      if purpose(one.kind, buffer, one.stages, shapes) == "unexplained"
-    ]
+    result["by_purpose"] = _collectives.by_purpose(found, shapes)
+    result["unexplained"] = _collectives.unexplained(found, shapes)
   return result
 
 
@@ -287,10 +231,10 @@ def needed_and_available(message: str) -> tuple[float, float] | None:
   return None
 
 
-def _compile(program, mesh) -> dict:
+def _compile(lower) -> dict:
   """`analyse`, with "fits"; a program that is too large is a result, too."""
   try:
-    return {"fits": True, **analyse(program, mesh)}
+    return {"fits": True, **analyse(lower)}
   except Exception as error:  # a JaxRuntimeError; its class is not public
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
@@ -345,6 +289,12 @@ def main(argv) -> int:
     required=True,
     help=f"the slice: {EXAMPLES}; or its type in Google Cloud: v5litepod-8",
   )
+  arguments.add_argument(
+    "--program",
+    default="step",
+    choices=("step", "render"),
+    help="the whole step, or the rendering of its views alone",
+  )
   arguments.add_argument("--json", metavar="FILE", help="write the numbers too")
   flags, overrides = _cli.parse(arguments, argv)
   parse_topology(flags.topology)
@@ -363,20 +313,28 @@ def main(argv) -> int:
   config = configs.load(flags.config, overrides)
   devices = topology_devices(flags.topology)
   mesh = mesh_lib.make_mesh(devices)
-  program = _session.build(config, mesh)
+  if flags.program == "step":
+    program = _session.build(config, mesh)
+    images = program.images_per_step
+    lower = functools.partial(lower_step, program, mesh)
+  else:
+    images = config.global_batch * config.views.num_views
+    lower = functools.partial(lower_render, config, mesh)
   kind = devices[0].device_kind
   hosts = len({device.process_index for device in devices})
   print(
     f"experiment      {config.title}, {config.global_batch} anchors, "
-    f"{program.images_per_step} images a step, {config.precision}\n"
+    f"{images} images a step, {config.precision}\n"
+    f"program         {flags.program}\n"
     f"slice           {flags.topology}: {len(devices)} devices ({kind}), "
     f"{hosts} host(s) as the compiler counts them",
     flush=True,
   )
-  result = _compile(program, mesh)
+  result = _compile(lower)
   _print(result, kind)
   if flags.json:
     about = {
+      "program": flags.program,
       "topology": flags.topology,
       "devices": len(devices),
       "device_kind": kind,

@@ -146,3 +146,14 @@ def test_streams_differ_by_name_and_by_seed():
     jax.random.key_data(rng.stream(3, "mix")),
     jax.random.key_data(rng.stream(3, "mix")),
   )
+
+
+def test_one_draw_is_cut_into_normals_of_the_asked_shapes():
+  def build(normal):
+    return {"a": normal((300, 2)), "b": (normal(()), 2 * normal((500,)))}
+
+  tree = jax.jit(lambda key: rng.one_draw(key, build))(jax.random.key(0))
+  assert tree["b"][0].shape == ()
+  numbers = [tree["a"].ravel(), tree["b"][0][None], tree["b"][1] / 2]
+  whole = jax.random.normal(jax.random.key(0), (1101,))
+  np.testing.assert_array_equal(np.concatenate(numbers), whole)

@@ -24,7 +24,7 @@ import pytest
 
 from genrep_jax import state as state_lib, step as step_lib
 from genrep_jax.lib import errors, hlo, mesh as mesh_lib, trees
-from genrep_jax.tools import compile_for
+from genrep_jax.tools import _collectives, compile_for
 from tests import support
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -33,7 +33,7 @@ RANDOM_WEIGHTS = (
   "generator.sha256=",
   "report.recorded=",
 )
-SHAPES = compile_for.Shapes(
+SHAPES = _collectives.Shapes(
   params=frozenset({(3, 3, 16, 32), (32,), (16, 32)}),
   batch_stats=frozenset({(32,)}),
   rows=128,
@@ -137,13 +137,13 @@ def test_what_did_not_fit_is_read_from_the_error(message, needed, available):
 
 def test_too_large_is_a_result_and_other_errors_are_not(monkeypatch, capsys):
   def fail(message):
-    def analyse(program, mesh):
+    def analyse(lower):
       raise RuntimeError(message)
 
     monkeypatch.setattr(compile_for, "analyse", analyse)
 
   fail("RESOURCE_EXHAUSTED: Used 32.50G of 15.75G hbm.")
-  result = compile_for._compile(None, None)
+  result = compile_for._compile(None)
   assert result["fits"] is False
   compile_for._print(result, "TPU v5 lite")
   assert capsys.readouterr().out == (
@@ -152,7 +152,7 @@ def test_too_large_is_a_result_and_other_errors_are_not(monkeypatch, capsys):
   )
   fail("INTERNAL: a bug")
   with pytest.raises(RuntimeError, match="a bug"):
-    compile_for._compile(None, None)
+    compile_for._compile(None)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_too_large_is_a_result_and_other_errors_are_not(monkeypatch, capsys):
 def test_purpose(kind, shape, op_name, what):
   found = hlo.stages(f"jit(steps)/{op_name}")
   buffer = hlo.Buffer("f32", shape)
-  assert compile_for.purpose(kind, buffer, found, SHAPES) == what
+  assert _collectives.purpose(kind, buffer, found, SHAPES) == what
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_purpose_with_a_parameter_as_large_as_the_embeddings(kind, what):
   shapes = dataclasses.replace(SHAPES, params=frozenset({(32, 128)}))
   found = hlo.stages("jit(steps)/transpose(jvp(loss))/dot")
   buffer = hlo.Buffer("f32", (128, 32))
-  assert compile_for.purpose(kind, buffer, found, shapes) == what
+  assert _collectives.purpose(kind, buffer, found, shapes) == what
 
 
 def check_step(result, params, norms, gathers=1):
@@ -252,7 +252,7 @@ def test_the_quick_start_on_eight_devices_moves_only_what_it_must():
   config = support.tiny("encoder.norm=batch")
   mesh = support.mesh_of(8)
   program = step_lib.build(config, mesh)
-  result = compile_for.analyse(program, mesh)
+  result = compile_for.analyse(lambda: compile_for.lower_step(program, mesh))
   params, norms = counts(program, mesh)
   assert params and norms
   check_step(result, params, norms)
@@ -264,9 +264,24 @@ def test_one_device_moves_nothing():
   config = support.tiny("encoder.norm=batch")
   mesh = mesh_lib.make_mesh(jax.devices()[:1])
   program = step_lib.build(config, mesh)
-  result = compile_for.analyse(program, mesh)
+  result = compile_for.analyse(lambda: compile_for.lower_step(program, mesh))
   assert result["collectives"] == {} == result["by_purpose"]
   assert result["flops"] > 0
+
+
+def test_rendering_alone_moves_nothing_and_costs_by_the_image():
+  mesh = support.mesh_of(8)
+  found = {}
+  for anchors in (16, 32):
+    config = support.tiny(f"global_batch={anchors}", "precision=bfloat16")
+    found[anchors] = compile_for.analyse(
+      lambda config=config: compile_for.lower_render(config, mesh)
+    )
+    assert found[anchors]["collectives"] == {}
+  ratio = found[32]["flops"] / found[16]["flops"]
+  assert 1.95 < ratio < 2.05
+  with pytest.raises(errors.UsageError, match="20 is not divisible by 8"):
+    compile_for.lower_render(support.tiny("global_batch=20"), mesh)
 
 
 def compile_on(tmp_path, topology, *overrides):

@@ -1,0 +1,1 @@
+"""GenRep's experiments at the scale of ImageNet."""
