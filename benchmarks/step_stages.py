@@ -16,7 +16,11 @@ import time
 import jax
 import jax.numpy as jnp
 
-from genrep_jax import state as state_lib, step as step_lib
+from genrep_jax import (
+  parts as parts_lib,
+  state as state_lib,
+  step as step_lib,
+)
 from genrep_jax.lib import configs, plugins
 from genrep_jax.tools import _cli, _session
 from genrep_jax.views import stages
@@ -29,10 +33,10 @@ def prefixes(config, mesh):
   if config.source.name != "generator":
     dataset = plugins.resolve("data", config.data.name).make(config.data)
   if config.source.name != "array":
-    generator, _, _ = step_lib.load_generator(
-      config, step_lib.compute_dtype(config)
+    generator, _, _ = parts_lib.load_generator(
+      config, parts_lib.compute_dtype(config)
     )
-  parts = step_lib.make_parts(config, dataset, generator, program.total_steps)
+  parts = parts_lib.make_parts(config, dataset, generator, program.total_steps)
   views_of = stages.make_views(config, parts, mesh)
   state = state_lib.initial(program, mesh)
   frozen = state_lib.put_frozen(program, mesh)

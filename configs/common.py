@@ -46,7 +46,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.objective = ml_collections.ConfigDict({"name": "simclr"})
   c.optimizer = ml_collections.ConfigDict({"name": "sgd"})
   c.schedule = ml_collections.ConfigDict({"name": "cosine"})
-  c.ema_decay = 0.0  # 0: none; else evaluations use the averaged weights
+  c.ema_decay = 0.0  # of the averaged weights, an objective's target; 0: none
+  c.ema_final_decay = -1.0  # reached along half a cosine; negative: constant
+  c.evaluate_ema = True  # evaluate the averaged weights, if there are any
 
   c.data = ml_collections.ConfigDict({"name": "fashion_mnist_mini"})
   c.evaluations = ml_collections.ConfigDict()

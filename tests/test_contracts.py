@@ -32,6 +32,7 @@ SMALL = {
   ("views/pixel", "none"): {"mean": (0.5,), "std": (0.5,)},
   ("data", "fashion_mnist"): None,  # need files that are not in the package:
   ("data", "tfds"): None,  # their own tests make some
+  ("data", "lfw_subset"): None,  # needs scikit-image
 }
 KEY = jax.random.key(0)
 

@@ -28,6 +28,7 @@ FLOORS = {
 # Files of the package's root: one room each, or one room together.
 ROOT = {
   "step": "program",
+  "parts": "program",
   "state": "program",
   "train": "train",
   "main": "commands",
@@ -38,6 +39,7 @@ OPTIONAL = {  # imported inside the function that needs them
   "wandb",
   "tensorboardX",
   "huggingface_hub",
+  "skimage",
   "matplotlib",
   "libtpu",
 }

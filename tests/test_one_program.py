@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrep_jax import step as step_lib
+from genrep_jax import parts as parts_lib, step as step_lib
 from genrep_jax.views import stages
 from tests import support
 
@@ -104,10 +104,10 @@ def shown(config, devices, step):
   """The views of one step, as numpy: (before T_x, after T_x, latents)."""
   program, _, state, frozen = support.open_program(config, devices)
   mesh = support.mesh_of(devices)
-  parts = step_lib.make_parts(
+  parts = parts_lib.make_parts(
     config,
     None,
-    step_lib.load_generator(config, jnp.float32)[0],
+    parts_lib.load_generator(config, jnp.float32)[0],
     program.total_steps,
   )
   views_of = jax.jit(stages.make_views(config, parts, mesh))

@@ -91,6 +91,18 @@ class Views(NamedTuple):
   labels: Array | None = None
 
 
+class Target(NamedTuple):
+  """The target network of a batch: an exponential average of the trained one.
+
+  Attributes:
+    features: its Features [b v ...] of the same views; no gradient flows.
+    head: the same average of the objective's head params.
+  """
+
+  features: Features
+  head: Tree
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
   """A training objective: `objectives/<name>.py: make(cfg, heads)`.
@@ -103,9 +115,10 @@ class Objective:
     min_views: smallest V it is defined for.
     init: (key, features) -> (head params, objective state), where `features` is
       a Features of ShapeDtypeStructs [b v f]; state is {} when there is none.
-    apply: (head_params, features, views, target_features, state, key) ->
+    apply: (head_params, features, views, target, state, key) ->
       (float32 scalar loss, metrics dict of scalars, new state). Features are
-      [b v f]; the loss is a batch mean, computed in float32.
+      [b v f]; `target` is a Target if it is required, else None; the loss is
+      a batch mean, computed in float32.
     chance: (num_anchors, num_views) -> loss of embeddings that carry no
       information, or None where the objective has no such level.
   """

@@ -130,6 +130,33 @@ def _lars(cfg, schedule, decayed):
 _MAKERS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw, "lars": _lars}
 
 
+def ramp(start: float, end: float, total_steps: int):
+  """Returns step -> decay: from start to end along half a cosine.
+
+  BYOL's and MoCo v3's schedule of the target's decay: 1 - (1 - start) *
+  (1 + cos(pi step / total)) / 2 with end = 1.
+
+  Args:
+    start: decay of the first step, in [0, 1].
+    end: decay of the last; negative: as at the start, all the time.
+    total_steps: length of the run.
+
+  Raises:
+    UsageError: outside [0, 1].
+  """
+  for name, value in (("ema_decay", start), ("ema_final_decay", end)):
+    if value > 1 or value < 0 and name == "ema_decay":
+      raise errors.UsageError(f"{name}: {value} is not in [0, 1]")
+  if end < 0:
+    return lambda step: start
+
+  def decay(step):
+    share = jnp.minimum(jnp.asarray(step, jnp.float32) / total_steps, 1.0)
+    return end - (end - start) * (1 + jnp.cos(jnp.pi * share)) / 2
+
+  return decay
+
+
 def ema(average, new, decay, step, *, warmup: bool = False):
   """Moves an exponential moving average towards `new`.
 

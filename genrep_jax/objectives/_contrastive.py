@@ -224,8 +224,8 @@ def make_objective(cfg, heads, *, use_labels: bool, min_views: int):
     check_rows(b * v, chunk_rows)
     return head.init(key, f)["params"], {}
 
-  def apply(head_params, features, views, target_features, state, key):
-    del target_features, key
+  def apply(head_params, features, views, target, state, key):
+    del target, key
     variables = {"params": head_params, "batch_stats": {}}
     z, _ = head.apply(variables, features.pooled, True)
     labels = views.labels if use_labels else None

@@ -161,14 +161,14 @@ def lower_render(config, mesh):
   import jax
   import jax.numpy as jnp
 
-  from genrep_jax import step as step_lib
+  from genrep_jax import parts as parts_lib
   from genrep_jax.lib import mesh as mesh_lib, plugins
   from genrep_jax.views import stages
 
-  step_lib.check_batch(config.global_batch, mesh)
+  parts_lib.check_batch(config.global_batch, mesh)
   entry = config.generator
   module = plugins.resolve("generators", entry.name)
-  generator = module.make(entry, dtype=step_lib.PRECISIONS[config.precision])
+  generator = module.make(entry, dtype=parts_lib.PRECISIONS[config.precision])
   split, whole = mesh_lib.batch(mesh), mesh_lib.replicated(mesh)
 
   def abstract(shape, dtype, sharding):

@@ -132,7 +132,6 @@ def _convert(flags) -> int:
   import jax
   import ml_collections
 
-  import genrep_jax
   from genrep_jax.lib import trees, weights
   from genrep_jax.tools import _sources
 
@@ -161,7 +160,6 @@ def _convert(flags) -> int:
   metadata = {
     room.removesuffix("s"): made,
     "source": {"sha256": digest, "format": kind, "options": options},
-    "converter": f"genrep_jax {genrep_jax.__version__}",
   }
   written = weights.save(out, variables, metadata)
   if hasattr(module, "parameter_count"):

@@ -19,7 +19,7 @@ def make_views(cfg, parts, mesh):
 
   Args:
     cfg: the resolved config.
-    parts: step.Parts, the resolved plug-ins.
+    parts: parts.Parts, the resolved plug-ins.
     mesh: devices that share the batch axis.
   """
   b, v = cfg.global_batch, cfg.views.num_views

@@ -199,3 +199,17 @@ def test_ema_warmup():
   step = jax.jit(lambda t: optim.ema(average, new, 0.9, t, warmup=True))
   for t, decay in ((0, 0.1), (8, 0.5), (80, 0.9), (1000, 0.9)):
     np.testing.assert_allclose(step(np.int32(t)), decay, rtol=1e-6)
+
+
+def test_the_decay_of_a_target_rises_along_half_a_cosine():
+  decay = optim.ramp(0.96, 1.0, 100)
+  np.testing.assert_allclose(decay(0), 0.96, rtol=1e-6)
+  np.testing.assert_allclose(decay(50), 0.98, rtol=1e-6)
+  np.testing.assert_allclose(decay(100), 1.0, rtol=1e-6)
+  # BYOL's formula: 1 - (1 - start) (cos(pi k / K) + 1) / 2.
+  expected = 1 - 0.04 * (np.cos(np.pi * 0.3) + 1) / 2
+  np.testing.assert_allclose(decay(30), expected, rtol=1e-6)
+  assert optim.ramp(0.99, -1.0, 100)(77) == 0.99
+  for start, end in ((1.5, -1.0), (-0.1, 1.0), (0.9, 1.1)):
+    with pytest.raises(errors.UsageError, match="not in"):
+      optim.ramp(start, end, 10)
