@@ -333,6 +333,15 @@ def convert(
   return _biggan.to_float32(variables), options
 
 
+def from_tensorflow(
+  arrays: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+  """Brings TensorFlow Hub's variables under `convert`'s keys (`_biggan_tf`)."""
+  from genrep_jax.generators import _biggan_tf  # which imports this file
+
+  return _biggan_tf.bigbigan_from_tf(arrays)
+
+
 def _to_nhwc(x: np.ndarray) -> np.ndarray:
   """Reorders the last axis: the port's (c, 4, 4) to (4, 4, c), flat."""
   *rest, flat = x.shape

@@ -405,3 +405,10 @@ def convert(
     )
   } | {"gamma": arrays[f"{name}.gamma"].reshape(())}
   return _biggan.to_float32(variables), options
+
+
+def from_tensorflow(arrays: Mapping[str, np.ndarray]):
+  """Refuses TensorFlow Hub's variables, and says why (`_biggan_tf`)."""
+  from genrep_jax.generators import _biggan_tf
+
+  return _biggan_tf.biggan_deep_from_tf(arrays)

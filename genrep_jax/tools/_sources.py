@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, tensor_bundle
 
 FORMATS = (
   "safetensors, .npz, PyTorch (.pt .pth .bin .tar), a TensorFlow checkpoint "
@@ -37,8 +37,6 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
       that would run code.
   """
   if is_tensorflow(path):
-    from genrep_jax.lib import tensor_bundle
-
     return tensor_bundle.read(path), "tensorflow"
   if not path.is_file():
     raise errors.UsageError(
@@ -74,8 +72,6 @@ def sha256(path: pathlib.Path) -> str:
   """Hashes a checkpoint; of TensorFlow's several files, all in their order."""
   files = [path]
   if is_tensorflow(path):
-    from genrep_jax.lib import tensor_bundle
-
     files = tensor_bundle.files(path)
   digest = hashlib.sha256()
   for one in files:

@@ -10,6 +10,8 @@ import safetensors.numpy
 from genrep_jax.lib import weights
 from genrep_jax.tools import _sources, convert_weights, render
 from tests import support
+from tests.generators import test_biggan_tf
+from tests.lib import test_tensor_bundle
 
 NAME = "generator.layers.3.conv_1.weight_orig"
 
@@ -140,6 +142,31 @@ def test_a_pytorch_file_without_torch(tmp_path, refused, monkeypatch):
   (tmp_path / "a.pkl").write_bytes(pickle.dumps({"x": 1}))
   line = refused("--list", "--source", tmp_path / "a.pkl")
   assert "needs torch" in line and "pip install" in line
+
+
+def test_a_tensorflow_folder(fixture, tmp_path, refused, capsys):
+  recorded = fixture("bigbigan_ch8.npz")
+  folder = tmp_path / "module" / "variables"
+  folder.mkdir(parents=True)
+  variables = test_biggan_tf.tensorflow_file(state(recorded))
+  test_tensor_bundle.write(folder / "variables", variables)
+  outs = tmp_path / "tf.safetensors", tmp_path / "port.safetensors"
+  base = ["--arch", "bigbigan", "--source"]
+  for source, out in zip((folder.parent, recorded), outs, strict=True):
+    convert_weights.main([*base, str(source), "--out", str(out)])
+  one, other = (safetensors.numpy.load_file(out) for out in outs)
+  assert set(one) == set(other)
+  for name, array in one.items():
+    np.testing.assert_allclose(array, other[name], rtol=1e-5, atol=1e-7)
+  capsys.readouterr()
+  convert_weights.main(["--list", "--source", str(folder.parent)])
+  assert "GenEncWrapper/Generator/conv_2d/w" in capsys.readouterr().out
+  words = ("--source", folder.parent, "--out", tmp_path / "o")
+  assert "statistics" in refused("--arch", "biggan_deep", *words)
+  assert "PyTorch" in refused("--arch", "stylegan2", *words)
+  data = next(folder.glob("*.data-00001*"))
+  data.write_bytes(data.read_bytes()[:-1])
+  assert data.name in refused("--arch", "bigbigan", *words)
 
 
 def test_list_names_every_tensor(thin, tmp_path, capsys):
