@@ -130,9 +130,9 @@ def _options(arrays, naming, num_classes):
     outputs = shape(f"{norm}.running_mean", 1)
     kernel, after = kernels[i], kernels[i + 1]
     widths.append(kernel[1] if kernel else outputs[0] if outputs else after[0])
-  inputs = kernels[0][0] if kernels[0] else _LATENT_DIM + (num_classes or 0)
+  inputs = kernels[0][0] if kernels[0] else _LATENT_DIM + max(num_classes, 0)
   side = kernels[0][2] if kernels[0] else _SIDE
-  if num_classes is None:
+  if num_classes < 0:
     # Nothing in a checkpoint tells latents from classes. The paper's latents
     # are 100 long, other authors' a power of two.
     round_number = inputs & (inputs - 1) == 0
@@ -178,6 +178,13 @@ def expected_keys(
   return keys
 
 
+def parameter_count(options: Mapping) -> int:
+  """Counts the parameters of the network as PyTorch's examples build it."""
+  return sources.count(
+    expected_keys(options), rf"running_(mean|var)$|{_COUNTER}$"
+  )
+
+
 def phases(weight: np.ndarray) -> np.ndarray:
   """Turns a transposed convolution's kernel into `dcgan.up`'s.
 
@@ -194,7 +201,7 @@ def phases(weight: np.ndarray) -> np.ndarray:
 
 
 def convert(
-  arrays: Mapping[str, np.ndarray], *, num_classes: int | None = None
+  arrays: Mapping[str, np.ndarray], *, num_classes: int = -1
 ) -> tuple[dict, dict]:
   """Converts a PyTorch checkpoint of a DCGAN's generator.
 
@@ -202,8 +209,8 @@ def convert(
     arrays: original key -> array; all keys are used. Nested dicts are
       flattened, their keys joined by "/".
     num_classes: how many of the first layer's inputs are the one-hot class, at
-      their end. None: those beyond 100, unless the inputs are a power of two
-      in number.
+      their end. Negative: those beyond 100, unless the inputs are a power of
+      two in number.
 
   Returns:
     (variables of float32 numpy arrays, options: the config values of all keys

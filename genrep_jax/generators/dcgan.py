@@ -20,6 +20,7 @@ from genrep_jax.generators import _biggan, _stylegan2_ops as ops
 from genrep_jax.generators._dcgan_source import (
   convert as convert,
   expected_keys as expected_keys,
+  parameter_count as parameter_count,
 )
 from genrep_jax.lib import errors, rng
 from genrep_jax.lib.contracts import Generator
