@@ -287,7 +287,7 @@ def test_the_real_models_keys():
   assert len(keys) == 31 and keys["main.0.weight"] == (108, 1024, 4, 4)
   empty = {k: np.broadcast_to(np.float32(1), s) for k, s in keys.items()}
   assert _dcgan_source._naming(empty) == naming
-  found = _dcgan_source._options(empty, naming, None)
+  found = _dcgan_source._options(empty, naming, -1)
   assert found | {"name": "dcgan"} == options
 
 
