@@ -19,7 +19,9 @@ def get_config():
   c.cpu_devices = 2
   c.generator.name = "dcgan"
   c.generator.weights = "faces64.safetensors"
-  c.generator.sha256 = ""
+  c.generator.sha256 = (
+    "ad4ac0d9ac8c41d1d1dee0f3cb4621c5abfb0bf366df01c3e15ddccb31b58307"
+  )
   c.views.latent.name = "gaussian"
   c.views.latent.sigma = 0.3  # at 0.5 it begins to be another person
   c.views.pixel.name = "simclr"

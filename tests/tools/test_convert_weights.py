@@ -1,5 +1,6 @@
 """convert_weights: parity through the command, strictness, same bytes."""
 
+import ast
 import inspect
 import pickle
 
@@ -167,6 +168,50 @@ def test_a_tensorflow_folder(fixture, tmp_path, refused, capsys):
   data = next(folder.glob("*.data-00001*"))
   data.write_bytes(data.read_bytes()[:-1])
   assert data.name in refused("--arch", "bigbigan", *words)
+
+
+# list of keys, architecture, parameters as published
+RELEASED = [
+  ("biggan_deep_128_keys.txt", "biggan_deep", "50,388,609"),
+  ("biggan_deep_256_keys.txt", "biggan_deep", "55,880,833"),
+  ("biggan_deep_512_keys.txt", "biggan_deep", "56,163,905"),
+  ("bigbigan_keys.txt", "bigbigan", "70,306,116"),  # the constant once
+  ("stylegan2_512_nvidia_keys.txt", "stylegan2", "30,276,583"),
+  ("stylegan2_512_rosinality_keys.txt", "stylegan2", "30,276,583"),
+]
+
+
+def invented(key, shape, random):
+  """A released tensor's name and shape, with values of no meaning."""
+  if key.endswith((".kernel", "resample_filter")):
+    taps = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 64
+    return taps if key.endswith("filter") else 4 * taps
+  if key == "shared.weight":
+    return np.tile(random.standard_normal(shape[1:], np.float32), (1000, 1))
+  return np.abs(random.standard_normal(shape, np.float32)) + np.float32(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, arch, count", RELEASED)
+def test_the_released_models_keys_at_full_size(
+  fixture, tmp_path, capsys, name, arch, count
+):
+  """Every tensor of the real files, through the command, to one image."""
+  random = np.random.default_rng(0)
+  lines = fixture(name).read_text().splitlines()
+  arrays = {
+    key: invented(key, ast.literal_eval(shape), random)
+    for key, shape in (line.split("\t") for line in lines)
+  }
+  source, out = tmp_path / "source.npz", tmp_path / "out.safetensors"
+  np.savez(source, **arrays)
+  words = ["--arch", arch, "--source", str(source), "--out", str(out)]
+  convert_weights.main(words)
+  assert f"parameters   {count} (as published)" in capsys.readouterr().out
+  words = ["--weights", str(out), "--num", "1", "--out"]
+  render.main([*words, str(tmp_path / "image.npz")])
+  with np.load(tmp_path / "image.npz") as file:
+    assert np.isfinite(file["images"]).all()
 
 
 def test_list_names_every_tensor(thin, tmp_path, capsys):
