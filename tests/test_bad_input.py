@@ -67,6 +67,12 @@ def tiny_words(workdir, *overrides, config=QUICKSTART):
     (["report.recorded=/no/table.json"], ["/no/table.json"]),
     (["distributed.mode=maybe"], ["maybe", "auto, on, off"]),
     (["job=evaluate"], ["no checkpoint"]),
+    (["encoder.weights=x.safetensors"], ["x.safetensors", "job=evaluate"]),
+    (
+      ["job=evaluate", "encoder.weights=/no/such.safetensors"],
+      ["/no/such.safetensors"],
+    ),
+    (["ema_decay=1.5"], ["ema_decay", "1.5"]),
   ],
   ids=lambda value: value[0] if isinstance(value, list) else None,
 )

@@ -31,6 +31,10 @@ SHARED_OPTIONS = {
     "sha256": "",  # of that file; empty: not checked, and said so
     "render_chunk": 0,  # images per lax.map chunk; 0: all at once
   },
+  "encoders": {
+    "weights": "",  # job evaluate: a safetensors file instead of a checkpoint
+    "sha256": "",
+  },
   "evaluations": {
     "every_steps": -1,  # -1: config.evaluate_every_steps; 0: only at the end
   },

@@ -65,7 +65,7 @@ def from_config(entry, *, dtype=jnp.float32, key=None) -> Frozen:
     variables = jax.tree.map(np.asarray, jax.jit(generator.init)(key))
     return Frozen(name, generator, variables, dict(entry), "", {})
   metadata = weights.read_metadata(path)
-  _check_options(path, metadata.get("generator", {}), name, module, entry)
+  check_options(path, metadata, module, entry, "generator")
   variables = weights.load(path, entry.get("sha256", ""), expected)
   digest = weights.sha256(path)
   return Frozen(name, generator, variables, dict(entry), digest, metadata)
@@ -116,11 +116,23 @@ def from_file(
   return from_config(entry, dtype=dtype, key=key)
 
 
-def _check_options(path, made, name, module, entry) -> None:
-  """Refuses weights of another generator, or made with other options."""
+def check_options(path, metadata, module, entry, room: str) -> None:
+  """Refuses weights of another plug-in, or made with other options.
+
+  Args:
+    path: of the weights file, for the message.
+    metadata: the file's.
+    module: the plug-in's.
+    entry: its config.
+    room: "generator" or "encoder", under which metadata has the options.
+
+  Raises:
+    UsageError: says which option is what, and what the file was made with.
+  """
+  made, name = metadata.get(room, {}), entry.name
   if made.get("name", name) != name:
     raise errors.UsageError(
-      f"weights: {path} are of generator {made['name']!r}, not {name!r}"
+      f"weights: {path} are of {room} {made['name']!r}, not {name!r}"
     )
   if not hasattr(module, "FREE_OPTIONS"):
     return
@@ -130,7 +142,7 @@ def _check_options(path, made, name, module, entry) -> None:
     given, wanted = _plain(entry[option]), _plain(made[option])
     if given != wanted:
       raise errors.UsageError(
-        f"generator.{name}: {option} is {given}, but {path} was made with "
+        f"{room}.{name}: {option} is {given}, but {path} was made with "
         f"{option} {wanted}"
       )
 

@@ -12,9 +12,11 @@ from clu import parameter_overview
 from genrep_jax import state as state_lib, step as step_lib, train
 from genrep_jax.lib import (
   errors,
+  frozen,
   mesh as mesh_lib,
   plugins,
   versions,
+  weights,
 )
 from genrep_jax.tools import report
 
@@ -106,6 +108,10 @@ def build(config, mesh):
     UsageError: the config does not fit together or the devices.
   """
   _check_intervals(config)
+  if config.job == "train" and config.encoder.weights:
+    raise errors.UsageError(
+      f"encoder.weights: {config.encoder.weights!r} is for job=evaluate only"
+    )
   report.recorded_rows(config.report.recorded)  # fail now, not after training
   if config.job == "game":
     module = plugins.resolve("games", config.game.name)
@@ -191,7 +197,16 @@ def compile_only(config, program, mesh) -> int:
 
 
 def evaluate(config, workdir, program, mesh, evaluations, side_) -> int:
-  """Evaluates the newest sound checkpoint and prints the logged numbers."""
+  """Evaluates the newest sound checkpoint and prints the logged numbers.
+
+  With `encoder.weights`, that file's encoder instead.
+  """
+  if config.encoder.weights:
+    train.say(f"encoder         {config.encoder.weights}")
+    variables = _encoder_weights(config, program)
+    for name, value in train.evaluate(evaluations, variables).items():
+      train.say(f"{name} {value!r}")
+    return errors.EXIT_OK
   store, state = train.restore(config, workdir, program, mesh, side_)
   store.close()
   if state is None:
@@ -203,6 +218,16 @@ def evaluate(config, workdir, program, mesh, evaluations, side_) -> int:
   for name, value in train.evaluate(evaluations, variables).items():
     train.say(f"{name} {value!r}")
   return errors.EXIT_OK
+
+
+def _encoder_weights(config, program):
+  """Reads the encoder that `encoder.weights` names, checked."""
+  entry = config.encoder
+  module = plugins.resolve("encoders", entry.name)
+  metadata = weights.read_metadata(entry.weights)
+  frozen.check_options(entry.weights, metadata, module, entry, "encoder")
+  expected = jax.eval_shape(lambda: program.encoder_variables(program.init()))
+  return weights.load(entry.weights, entry.sha256, expected)
 
 
 def finish(config, workdir, program, mesh, evaluations, side_, ran, clock):
