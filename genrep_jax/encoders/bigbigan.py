@@ -43,6 +43,10 @@ _REVNET_CHANNELS = 1024  # after the first convolution: 64 * filters_factor
 _RESNET_CHANNELS = 64
 
 
+# Options that may differ from those the weights were made with (lib/frozen.py).
+FREE_OPTIONS = ("features",)
+
+
 def default_config() -> dict[str, Any]:
   """Returns the options of `make` with their defaults."""
   return {
