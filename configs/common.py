@@ -26,7 +26,10 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.generator = ml_collections.ConfigDict({"name": ""})
   c.sampler = ml_collections.ConfigDict(
-    {"num_anchors": 0}  # 0: endless; N: a virtual data set of N anchors
+    {
+      "num_anchors": 0,  # 0: endless; N: a virtual data set of N anchors
+      "file": "",  # .npz of z and y (tools/render) instead of drawing them
+    }
   )
   c.source = ml_collections.ConfigDict(
     {
@@ -38,6 +41,8 @@ def get_config() -> ml_collections.ConfigDict:
     {
       "num_views": 2,  # v
       "anchor_first": True,  # view 0 is the anchor; False: T_z on all views
+      "num_neighbors": 0,  # T_z's pool per anchor; 0: new ones at every visit
+      "pixel_on": (),  # views that get T_x, e.g. (1,); (): all
       "latent": {"name": "gaussian"},  # T_z
       "pixel": {"name": "simclr"},  # T_x
     }

@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+import ml_collections
 import optax
 
 from genrep_jax.encoders import heads
@@ -15,6 +16,7 @@ from genrep_jax.lib import (
   contracts,
   errors,
   frozen as frozen_lib,
+  latents,
   optim,
   plugins,
   rng,
@@ -35,9 +37,10 @@ class Parts:
     latent_view: T_z, or None.
     latent_view_is_identity: T_z leaves z alone, so one rendering serves all
       views.
-    pixel_view: T_x.
+    pixel_views: T_x of every view.
     encoder, objective, optimizer, schedule: as their contracts say.
     image_shape: (h, w, c) before T_x.
+    num_anchors: size of a virtual data set of latents; 0: endless.
     num_classes: classes of the labels the views carry; 0 without labels.
   """
 
@@ -45,12 +48,13 @@ class Parts:
   dataset: contracts.Dataset | None
   latent_view: contracts.LatentView | None
   latent_view_is_identity: bool
-  pixel_view: contracts.PixelView
+  pixel_views: tuple[contracts.PixelView, ...]
   encoder: contracts.Encoder
   objective: contracts.Objective
   optimizer: optax.GradientTransformation
   schedule: Any
   image_shape: tuple[int, int, int]
+  num_anchors: int
   num_classes: int
 
 
@@ -72,9 +76,38 @@ def check_batch(global_batch: int, mesh) -> None:
     )
 
 
-def resolve_total_steps(cfg, dataset=None) -> int:
+def stored_latents(cfg, generator):
+  """Reads `sampler.file`, if there is one.
+
+  Returns:
+    ({"z": float32 [n latent_dim], "y": int32 [n]} or None, the size of the
+    virtual data set: n, or sampler.num_anchors).
+
+  Raises:
+    UsageError: a size below zero or other than the file's, or a file that does
+      not fit the generator.
+  """
+  count, file = cfg.sampler.num_anchors, cfg.sampler.file
+  if count < 0:
+    raise errors.UsageError(f"sampler.num_anchors: {count} is negative")
+  if not file:
+    return None, count
+  if generator is None:
+    raise errors.UsageError(
+      f"sampler.file: {file!r} holds latents, but source "
+      f"{cfg.source.name!r} has no generator"
+    )
+  z, y = latents.read("sampler.file", file, generator, cfg.generator.name)
+  if count not in (0, len(z)):
+    raise errors.UsageError(
+      f"sampler.num_anchors: {count}, but {file} holds {len(z)}"
+    )
+  return {"z": z, "y": y}, len(z)
+
+
+def resolve_total_steps(cfg, dataset=None, num_anchors: int = 0) -> int:
   """Turns total_steps | total_epochs | total_examples into steps."""
-  epoch = cfg.sampler.num_anchors
+  epoch = num_anchors
   if not epoch and dataset is not None:
     epoch = len(dataset.train.images)
   total = schedules.steps_of(
@@ -124,7 +157,45 @@ def _make_latent_view(cfg, generator):
   return view, cfg.views.latent.name == "none"
 
 
-def make_parts(cfg, dataset, generator, total_steps) -> Parts:
+def _check_neighbors(cfg):
+  """Refuses a pool of neighbours that is smaller than what is drawn of it."""
+  pool, views = cfg.views.num_neighbors, cfg.views.num_views
+  drawn = views - bool(cfg.views.anchor_first)
+  if pool < 0 or 0 < pool < drawn:
+    raise errors.UsageError(
+      f"views.num_neighbors: {pool} must be 0 (always new ones) or at least "
+      f"{drawn}, the views drawn from the pool"
+    )
+
+
+def _pixel_views(cfg, image_shape) -> tuple[contracts.PixelView, ...]:
+  """Returns T_x of every view; views outside `views.pixel_on` get none."""
+  room, entry, views = "views/pixel", cfg.views.pixel, cfg.views.num_views
+  module = plugins.resolve(room, entry.name)
+  if hasattr(module, "check"):
+    module.check(entry, image_shape)
+  wanted = tuple(cfg.views.pixel_on) or tuple(range(views))
+  if not set(wanted) <= set(range(views)):
+    raise errors.UsageError(
+      f"views.pixel_on: {wanted} names views outside 0..{views - 1}"
+    )
+  same = module.make(entry)
+  of_view = getattr(module, "make_for_view", lambda entry, number: same)
+  bare = None
+  if len(set(wanted)) < views:
+    none = plugins.resolve(room, "none")
+    options = none.default_config()
+    options = {key: entry.get(key, options[key]) for key in options}
+    options = ml_collections.ConfigDict(options | {"name": "none"})
+    none.check(options, image_shape)
+    bare = none.make(options)
+  return tuple(
+    of_view(entry, number) if number in wanted else bare
+    for number in range(views)
+  )
+
+
+def make_parts(cfg, dataset, generator, total_steps, num_anchors=0) -> Parts:
   """Resolves every plug-in of a run and checks that they fit together.
 
   Args:
@@ -132,6 +203,7 @@ def make_parts(cfg, dataset, generator, total_steps) -> Parts:
     dataset: real images for source "array" or "mix", else None.
     generator: the generator for source "generator" or "mix", else None.
     total_steps: length of the run, for the schedule.
+    num_anchors: size of the virtual data set of latents; 0: endless.
 
   Raises:
     UsageError: they do not fit; says which and why.
@@ -156,13 +228,11 @@ def make_parts(cfg, dataset, generator, total_steps) -> Parts:
     latent_view, identity = _make_latent_view(cfg, generator)
   else:
     latent_view, identity = None, True
-  pixel_module = plugins.resolve("views/pixel", cfg.views.pixel.name)
-  if hasattr(pixel_module, "check"):
-    pixel_module.check(cfg.views.pixel, image_shape)
+  _check_neighbors(cfg)
   objective_module = plugins.resolve("objectives", cfg.objective.name)
   objective = objective_module.make(cfg.objective, heads)
   _check_objective(cfg, objective, num_classes)
-  epoch = cfg.sampler.num_anchors or (
+  epoch = num_anchors or (
     len(dataset.train.images) if dataset is not None else 0
   )
   schedule = schedules.make(
@@ -176,7 +246,7 @@ def make_parts(cfg, dataset, generator, total_steps) -> Parts:
     dataset=dataset,
     latent_view=latent_view,
     latent_view_is_identity=identity,
-    pixel_view=pixel_module.make(cfg.views.pixel),
+    pixel_views=_pixel_views(cfg, image_shape),
     encoder=plugins.resolve("encoders", cfg.encoder.name).make(
       cfg.encoder, dtype=compute_dtype(cfg)
     ),
@@ -184,6 +254,7 @@ def make_parts(cfg, dataset, generator, total_steps) -> Parts:
     optimizer=optim.make(cfg.optimizer, schedule),
     schedule=schedule,
     image_shape=image_shape,
+    num_anchors=num_anchors,
     num_classes=num_classes,
   )
 

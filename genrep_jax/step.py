@@ -32,7 +32,7 @@ def _initial_state(cfg, parts: parts_lib.Parts) -> state_lib.TrainState:
   """State of step 0, a pure function of the seed."""
   key = rng.stream(cfg.seed, "init")
   shape = jax.eval_shape(
-    parts.pixel_view,
+    parts.pixel_views[0],
     key,
     jax.ShapeDtypeStruct(parts.image_shape, jnp.float32),
   ).shape
@@ -212,10 +212,6 @@ def build(cfg, mesh) -> contracts.Program:
     raise errors.UsageError(
       f"source.mix_ratio: {cfg.source.mix_ratio} is not in [0, 1]"
     )
-  if cfg.sampler.num_anchors < 0:
-    raise errors.UsageError(
-      f"sampler.num_anchors: {cfg.sampler.num_anchors} is negative"
-    )
   dtype = parts_lib.compute_dtype(cfg)
   frozen, facts = {}, {}
   dataset = generator = None
@@ -229,8 +225,14 @@ def build(cfg, mesh) -> contracts.Program:
       cfg, dtype
     )
     facts |= generator_facts
-  total_steps = parts_lib.resolve_total_steps(cfg, dataset)
-  parts = parts_lib.make_parts(cfg, dataset, generator, total_steps)
+  stored, num_anchors = parts_lib.stored_latents(cfg, generator)
+  if stored is not None:
+    frozen["latents"] = stored
+    facts["latents"] = f"{num_anchors} of {cfg.sampler.file}"
+  total_steps = parts_lib.resolve_total_steps(cfg, dataset, num_anchors)
+  parts = parts_lib.make_parts(
+    cfg, dataset, generator, total_steps, num_anchors
+  )
   chance = parts.objective.chance(cfg.global_batch, cfg.views.num_views)
   if chance is not None:
     facts["chance level of the loss"] = f"{chance:.4f}"

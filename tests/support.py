@@ -6,12 +6,18 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrep_jax import state as state_lib, step as step_lib
+from genrep_jax import (
+  parts as parts_lib,
+  state as state_lib,
+  step as step_lib,
+)
 from genrep_jax.lib import configs, errors, mesh as mesh_lib
 from genrep_jax.tools import _cli
+from genrep_jax.views import stages
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The quick start, shrunk: same plug-ins, random generator weights, 28x28.
@@ -63,6 +69,21 @@ def open_program(config, devices=1):
     state_lib.initial(program, mesh),
     state_lib.put_frozen(program, mesh),
   )
+
+
+def shown(config, devices=1, step=0):
+  """The views of one step, as numpy: (before T_x, after T_x, latents)."""
+  mesh = mesh_of(devices)
+  program = step_lib.build(config, mesh)
+  generator, _, _ = parts_lib.load_generator(config, jnp.float32)
+  _, num_anchors = parts_lib.stored_latents(config, generator)
+  parts = parts_lib.make_parts(
+    config, None, generator, program.total_steps, num_anchors
+  )
+  views_of = jax.jit(stages.make_views(config, parts, mesh))
+  frozen = state_lib.put_frozen(program, mesh)
+  views, before = views_of(jnp.int32(step), frozen)
+  return tuple(np.asarray(x) for x in (before, views.images, views.latents))
 
 
 def leaves(tree) -> dict[str, np.ndarray]:

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrep_jax import parts as parts_lib, step as step_lib
-from genrep_jax.views import stages
+from genrep_jax import step as step_lib
 from tests import support
 
 
@@ -100,25 +99,10 @@ def program_step(jitted, state, frozen):
   return state, {k: float(v) for k, v in measured.compute().items()}
 
 
-def shown(config, devices, step):
-  """The views of one step, as numpy: (before T_x, after T_x, latents)."""
-  program, _, state, frozen = support.open_program(config, devices)
-  mesh = support.mesh_of(devices)
-  parts = parts_lib.make_parts(
-    config,
-    None,
-    parts_lib.load_generator(config, jnp.float32)[0],
-    program.total_steps,
-  )
-  views_of = jax.jit(stages.make_views(config, parts, mesh))
-  views, before = views_of(jnp.int32(step), frozen)
-  return tuple(np.asarray(x) for x in (before, views.images, views.latents))
-
-
 def test_sample_k_is_the_same_bits_for_any_batch_and_device_count():
-  wide = shown(support.tiny("global_batch=16"), 1, 1)  # samples 16..31
-  narrow = [shown(support.tiny("global_batch=8"), 1, s) for s in (2, 3)]
-  spread = shown(support.tiny("global_batch=16"), 8, 1)
+  wide = support.shown(support.tiny("global_batch=16"), 1, 1)  # samples 16..31
+  narrow = [support.shown(support.tiny("global_batch=8"), 1, s) for s in (2, 3)]
+  spread = support.shown(support.tiny("global_batch=16"), 8, 1)
   for k, name in enumerate(["before T_x", "views", "latents"]):
     joined = np.concatenate([narrow[0][k], narrow[1][k]])
     # The sample (z, y, T_z's and T_x's numbers) is the same bits. Rendering
@@ -143,24 +127,9 @@ def test_real_images_are_the_same_bits_on_any_device_count():
   np.testing.assert_array_equal(*shown_by)
 
 
-def test_a_finite_virtual_data_set_repeats_its_anchors_but_not_its_views():
-  config = support.tiny("sampler.num_anchors=16", "global_batch=16")
-  first, second = (shown(config, 1, s) for s in (0, 1))
-  np.testing.assert_array_equal(first[0][:, 0], second[0][:, 0])
-  assert np.abs(first[0][:, 1] - second[0][:, 1]).max() > 1e-3
-  endless = shown(support.tiny("global_batch=16"), 1, 1)
-  assert np.abs(first[0][:, 0] - endless[0][:, 0]).max() > 1e-3
-
-
-def test_identity_latent_view_renders_once_and_shows_the_anchor_twice():
-  before, views, _ = shown(support.tiny("views.latent.name=none"), 1, 0)
-  np.testing.assert_array_equal(before[:, 0], before[:, 1])
-  assert np.abs(views[:, 0] - views[:, 1]).max() > 1e-2  # T_x still differs
-
-
 def test_chunked_rendering_shows_the_same_images():
-  whole = shown(support.tiny(), 8, 0)[0]
-  chunked = shown(support.tiny("generator.render_chunk=8"), 8, 0)[0]
+  whole = support.shown(support.tiny(), 8, 0)[0]
+  chunked = support.shown(support.tiny("generator.render_chunk=8"), 8, 0)[0]
   np.testing.assert_allclose(chunked, whole, atol=1e-6)
 
 

@@ -38,6 +38,8 @@ def mlp(
   batch_norm: bool = False,
   out_bias: bool = True,
   out_batch_norm: bool = False,
+  out_layer_norm: bool = False,
+  shortcut: bool = False,
 ) -> Head:
   """Makes a multi-layer perceptron, computed in float32.
 
@@ -54,6 +56,10 @@ def mlp(
     out_bias: whether the last layer has a bias.
     out_batch_norm: a batch norm without scale and shift on the output
       (MoCo v3); the last layer then has no bias either.
+    out_layer_norm: a layer norm on the output (DIM's score networks).
+    shortcut: adds a linear map of the input to the last layer's output, before
+      any norm of it (DIM, AMDIM). It starts as the identity plus noise uniform
+      in +-0.01; with fewer or more outputs than inputs, as a part of it.
 
   Returns:
     The head.
@@ -69,7 +75,15 @@ def mlp(
     )
   if out < 1:
     raise errors.UsageError(f"heads.mlp: out must be >= 1, got {out}")
-  module = _Mlp(hidden, out, batch_norm, out_bias, out_batch_norm)
+  module = _Mlp(
+    hidden,
+    out,
+    batch_norm,
+    out_bias,
+    out_batch_norm,
+    out_layer_norm,
+    shortcut,
+  )
 
   def init(key, in_dim):
     variables = module.init(key, jnp.zeros((1, in_dim)), train=False)
@@ -94,6 +108,12 @@ def _uniform_fan_in(fan_in: int):
   return init
 
 
+def _near_identity(key, shape, dtype=jnp.float32):
+  """An initialiser: uniform in +-0.01, and ones on the diagonal."""
+  noise = jax.random.uniform(key, shape, dtype, -0.01, 0.01)
+  return jnp.where(jnp.eye(*shape, dtype=bool), 1.0, noise)
+
+
 class _Mlp(nn.Module):
   """See `mlp`."""
 
@@ -102,11 +122,13 @@ class _Mlp(nn.Module):
   batch_norm: bool
   out_bias: bool
   out_batch_norm: bool
+  out_layer_norm: bool
+  shortcut: bool
 
   @nn.compact
   def __call__(self, x, *, train):
     """Maps x [... f] to [... out]."""
-    x = x.astype(jnp.float32)
+    x = inputs = x.astype(jnp.float32)
     in_dim = x.shape[-1]
 
     def linear(x, width, bias, name):
@@ -132,4 +154,10 @@ class _Mlp(nn.Module):
       x = nn.relu(x)
     bias = self.out_bias and not self.out_batch_norm
     x = linear(x, self.out, bias, "linear_out")
-    return norm(x, False, "norm_out") if self.out_batch_norm else x
+    if self.shortcut:
+      x += nn.Dense(
+        self.out, use_bias=False, kernel_init=_near_identity, name="shortcut"
+      )(inputs)
+    if self.out_batch_norm:
+      x = norm(x, False, "norm_out")
+    return nn.LayerNorm(name="layer_norm")(x) if self.out_layer_norm else x

@@ -13,7 +13,6 @@ that a training run of seed S draws as its i-th.
 
 import math
 import pathlib
-import zipfile
 
 from genrep_jax.lib import errors, plugins
 from genrep_jax.tools import _cli
@@ -60,12 +59,15 @@ def main(argv) -> int:
     from genrep_jax.tools import _render_folder
 
     return _render_folder.write(flags, _make(flags, kept(flags, "")))
+  from genrep_jax.lib import latents
+
   out = _cli.output(flags.out, flags.overwrite)
   if kept(flags, _VIEW):
     raise errors.UsageError(f"--set: {_VIEW}... is for a folder only")
   made = _make(flags, kept(flags, ""))
-  z, y = read_latents(flags.latents, made) if flags.latents else (None, None)
-  if flags.latents is None:
+  if flags.latents:
+    z, y = latents.read("--latents", flags.latents, made.generator, made.name)
+  else:
     z, y = draw(made.generator, flags.seed, flags.num)
   images = Renderer(made, flags.batch, len(z))(z, y, say=progress)
   out.parent.mkdir(parents=True, exist_ok=True)
@@ -134,62 +136,6 @@ def _make(flags, words):
     dtype=jnp.dtype(flags.precision),
     key=rng.stream(flags.seed, "generator"),
   )
-
-
-def read_latents(path, made):
-  """Reads latents and classes, checked against a generator.
-
-  Args:
-    path: .npz with `z` [n latent_dim], floating, and `y` [n], whole numbers.
-    made: lib.frozen.Frozen.
-
-  Returns:
-    (z float32 [n latent_dim], y int32 [n]), numpy.
-
-  Raises:
-    UsageError: unreadable, or anything that does not fit the generator.
-  """
-  import numpy as np
-
-  generator = made.generator
-
-  def refuse(text):
-    raise errors.UsageError(f"--latents: {path}: {text}")
-
-  try:
-    with open(path, "rb") as opened, np.load(opened) as file:
-      arrays = {key: file[key] for key in file.files if key in "zy"}
-  except FileNotFoundError as error:
-    raise errors.UsageError(f"--latents: no file {path!r}") from error
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-    reason = " ".join(str(error).split())
-    raise errors.UsageError(
-      f"--latents: {path} is no readable .npz: {reason}"
-    ) from error
-  if "z" not in arrays:
-    refuse("has no array 'z'")
-  z = arrays["z"]
-  if z.dtype.kind != "f":
-    refuse(f"z is {z.dtype}; it must be floating")
-  if z.ndim != 2 or z.shape[1] != generator.latent_dim or not len(z):
-    refuse(
-      f"z is {list(z.shape)}; {made.name} takes [n {generator.latent_dim}]"
-    )
-  if not np.isfinite(z).all():
-    refuse("z holds a NaN or an infinity")
-  classes = generator.num_classes
-  y = arrays.get("y")
-  if y is None:
-    if classes:
-      refuse(f"has no array 'y'; {made.name} needs a class of 0..{classes - 1}")
-    y = np.zeros(len(z), np.int32)
-  if y.dtype.kind not in "iu" or y.shape != z.shape[:1]:
-    refuse(f"y is {y.dtype}{list(y.shape)}; it must be whole, [{len(z)}]")
-  top = max(classes, 1) - 1
-  if y.min() < 0 or y.max() > top:
-    bad = int(y.min() if y.min() < 0 else y.max())
-    refuse(f"y holds class {bad}; {made.name} has 0..{top}")
-  return np.float32(z), np.int32(y)
 
 
 def draw(generator, seed: int, count: int, first: int = 0):

@@ -33,12 +33,15 @@ def make_views(cfg, parts, mesh):
     draws = {"index": index}
     if use_generator:
       anchor = index
-      if cfg.sampler.num_anchors:
-        anchor = index % jnp.uint32(cfg.sampler.num_anchors)
-      keys = rng.per_index(rng.stream(cfg.seed, "sample"), anchor)
-      z, y = jax.vmap(parts.generator.sample)(keys)
+      if parts.num_anchors:
+        anchor = index % jnp.uint32(parts.num_anchors)
+      if "latents" in frozen:
+        z, y = (frozen["latents"][name][anchor] for name in ("z", "y"))
+      else:
+        keys = rng.per_index(rng.stream(cfg.seed, "sample"), anchor)
+        z, y = jax.vmap(parts.generator.sample)(keys)
       draws |= {"anchors": split(z), "labels": split(y)}
-      draws["latents"] = split(_latent_views(cfg, parts, index, z, y))
+      draws["latents"] = split(_latent_views(cfg, parts, index, anchor, z, y))
     if use_real:
       key = rng.stream(cfg.seed, "real_images")
       size = frozen["images"].shape[0]
@@ -87,12 +90,21 @@ def make_views(cfg, parts, mesh):
   def augment(index, images):
     key = rng.stream(cfg.seed, "pixel_view")
 
-    def one(i, view, image):
-      return parts.pixel_view(_view_key(key, i, view), image)
+    def one(pixel_view, i, view, image):
+      return pixel_view(_view_key(key, i, view), image)
 
-    over_views = jax.vmap(one, in_axes=(None, 0, 0))
-    over_anchors = jax.vmap(over_views, in_axes=(0, None, 0))
-    return split(over_anchors(index, jnp.arange(v, dtype=jnp.uint32), images))
+    first, numbers = parts.pixel_views[0], jnp.arange(v, dtype=jnp.uint32)
+    if all(pixel_view is first for pixel_view in parts.pixel_views):
+      one = functools.partial(one, first)
+      over_views = jax.vmap(one, in_axes=(None, 0, 0))
+      over_anchors = jax.vmap(over_views, in_axes=(0, None, 0))
+      return split(over_anchors(index, numbers, images))
+    over_anchors = jax.vmap(one, in_axes=(None, 0, None, 0))
+    views = [
+      over_anchors(pixel_view, index, numbers[i], images[:, i])
+      for i, pixel_view in enumerate(parts.pixel_views)
+    ]
+    return split(jnp.stack(views, axis=1))
 
   def views(step, frozen):
     with jax.named_scope("sample"):
@@ -118,19 +130,37 @@ def _view_key(key, index, view):
   return jax.random.fold_in(jax.random.fold_in(key, index), view)
 
 
-def _latent_views(cfg, parts, index, z, y):
-  """T_z: latents [b v d], or [b 1 d] where all views share one rendering."""
+def _latent_views(cfg, parts, index, anchor, z, y):
+  """T_z: latents [b v d], or [b 1 d] where all views share one rendering.
+
+  Args:
+    cfg: the resolved config.
+    parts: the resolved plug-ins.
+    index: uint32 [b], global sample indices: views are always new ones.
+    anchor: uint32 [b], indices of the latents: neighbour j of anchor i is a
+      function of (seed, i, j), where there is a pool of neighbours.
+    z: [b latent_dim].
+    y: int [b].
+  """
   if parts.latent_view_is_identity:
     return z[:, None]
   key = rng.stream(cfg.seed, "latent_view")
   first = 1 if cfg.views.anchor_first else 0
+  count, pool = cfg.views.num_views - first, cfg.views.num_neighbors
+  owner = anchor if pool else index
   numbers = jnp.arange(first, cfg.views.num_views, dtype=jnp.uint32)
+  numbers = jnp.broadcast_to(numbers, (len(index), count))
+  if pool:
+    keys = rng.per_index(rng.stream(cfg.seed, "neighbor"), index)
+    # Neighbour j has the number 1 + j; a visit draws them without replacement.
+    draw = jax.vmap(lambda key: 1 + jax.random.permutation(key, pool)[:count])
+    numbers = draw(keys).astype(jnp.uint32)
 
   def one(i, view, z, y):
     return parts.latent_view(_view_key(key, i, view), z, y)
 
   over_views = jax.vmap(one, in_axes=(None, 0, None, None))
-  moved = jax.vmap(over_views, in_axes=(0, None, 0, 0))(index, numbers, z, y)
+  moved = jax.vmap(over_views)(owner, numbers, z, y)
   if not cfg.views.anchor_first:
     return moved
   return jnp.concatenate([z[:, None], moved], axis=1)

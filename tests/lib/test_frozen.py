@@ -1,4 +1,4 @@
-"""Weights meet their options: what a file was made with is what it runs with."""
+"""Weights meet their options: a file runs with what it was made with."""
 
 import jax
 import ml_collections

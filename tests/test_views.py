@@ -1,0 +1,101 @@
+"""Which latents and which images a step shows: anchors, pools, T_x by view."""
+
+import jax
+import numpy as np
+
+from genrep_jax import parts as parts_lib
+from genrep_jax.generators import small
+from genrep_jax.lib import configs, rng
+from genrep_jax.tools import render
+from tests import support
+
+TINY = ("global_batch=8", "sampler.num_anchors=8")
+
+
+def generator(config):
+  return small.make(config.generator)
+
+
+def test_a_finite_virtual_data_set_repeats_its_anchors_but_not_its_views():
+  config = support.tiny("sampler.num_anchors=16", "global_batch=16")
+  first, second = (support.shown(config, 1, s) for s in (0, 1))
+  np.testing.assert_array_equal(first[0][:, 0], second[0][:, 0])
+  assert np.abs(first[0][:, 1] - second[0][:, 1]).max() > 1e-3
+  endless = support.shown(support.tiny("global_batch=16"), 1, 1)
+  assert np.abs(first[0][:, 0] - endless[0][:, 0]).max() > 1e-3
+
+
+def test_identity_latent_view_renders_once_and_shows_the_anchor_twice():
+  before, views, _ = support.shown(support.tiny("views.latent.name=none"), 1, 0)
+  np.testing.assert_array_equal(before[:, 0], before[:, 1])
+  assert np.abs(views[:, 0] - views[:, 1]).max() > 1e-2  # T_x still differs
+
+
+def test_stored_latents_are_shown_as_if_drawn(tmp_path):
+  config = support.tiny("sampler.num_anchors=24", "global_batch=16")
+  z, y = render.draw(generator(config), config.seed, 24)
+  np.savez(tmp_path / "z.npz", z=z, y=y)
+  stored = support.tiny(f"sampler.file={tmp_path}/z.npz", "global_batch=16")
+  for step in (0, 1):  # the second goes round
+    live = support.shown(config, 1, step)
+    replayed = support.shown(stored, 1, step)
+    for one, other in zip(live, replayed, strict=True):
+      np.testing.assert_array_equal(one, other)
+  assert parts_lib.stored_latents(stored, generator(config))[1] == 24
+
+
+def test_a_pool_of_neighbors_is_a_function_of_seed_anchor_and_number():
+  pool = 3
+  config = support.tiny(
+    *TINY, "views.num_views=3", f"views.num_neighbors={pool}"
+  )
+  z, _ = render.draw(generator(config), config.seed, 8)
+  key = rng.stream(config.seed, "latent_view")
+
+  def neighbor(i, j):
+    key_ = jax.random.fold_in(jax.random.fold_in(key, i), 1 + j)
+    move = rng.truncated_normal(
+      key_, z[i].shape, sigma=config.views.latent.sigma
+    )
+    return z[i] + move
+
+  known = np.array([[neighbor(i, j) for j in range(pool)] for i in range(8)])
+  drawn = set()
+  for step in range(4):
+    latents = support.shown(config, 1, step)[2]
+    np.testing.assert_array_equal(latents[:, 0], z)
+    for i in range(8):
+      gaps = np.abs(latents[i, 1:, None] - known[i][None]).max(-1)
+      assert np.allclose(gaps.min(1), 0, atol=1e-6)
+      one, other = gaps.argmin(1)
+      assert one != other  # without replacement
+      drawn |= {(i, one), (i, other)}
+  assert len(drawn) == 8 * pool  # of eight visits, every neighbor in some
+
+
+def test_pixel_views_can_be_left_out_of_some_views():
+  options = (*TINY, "views.num_views=3", "views.pixel_on=(1,)")
+  before, views, _ = support.shown(support.tiny(*options))
+  for number in (0, 2):  # pixels in [-1, 1], mean and std 0.5: as they were
+    np.testing.assert_allclose(views[:, number], before[:, number], atol=1e-6)
+  assert np.abs(views[:, 1] - before[:, 1]).max() > 0.1
+  everywhere = support.tiny(*TINY, "views.num_views=3")
+  same = support.shown(everywhere)[1]
+  np.testing.assert_allclose(views[:, 1], same[:, 1], atol=1e-5)
+
+
+def test_steps_of_a_run_are_counted_by_stored_latents(tmp_path):
+  z = np.zeros((32, 8), np.float32)
+  np.savez(tmp_path / "z.npz", z=z)
+  config = configs.load(
+    str(support.ROOT / "configs" / "quickstart.py"),
+    [
+      *support.TINY,
+      f"sampler.file={tmp_path}/z.npz",
+      "total_steps=0",
+      "total_epochs=3",
+    ],
+  )
+  _, count = parts_lib.stored_latents(config, generator(config))
+  assert parts_lib.resolve_total_steps(config, None, count) == 6
+  assert count == 32
