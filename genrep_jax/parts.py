@@ -230,7 +230,10 @@ def make_parts(cfg, dataset, generator, total_steps, num_anchors=0) -> Parts:
     latent_view, identity = None, True
   _check_neighbors(cfg)
   objective_module = plugins.resolve("objectives", cfg.objective.name)
-  objective = objective_module.make(cfg.objective, heads)
+  sizes = {"num_classes": num_classes}
+  if generator is not None:
+    sizes["latent_dim"] = generator.latent_dim
+  objective = objective_module.make(_filled(cfg.objective, sizes), heads)
   _check_objective(cfg, objective, num_classes)
   epoch = num_anchors or (
     len(dataset.train.images) if dataset is not None else 0
@@ -257,6 +260,22 @@ def make_parts(cfg, dataset, generator, total_steps, num_anchors=0) -> Parts:
     num_anchors=num_anchors,
     num_classes=num_classes,
   )
+
+
+def _filled(entry, sizes):
+  """Returns an objective's config, its zeros among `sizes` filled in.
+
+  An objective that needs to know how many classes or latents there are has an
+  option of that name; 0 means what the generator or the real images have.
+  """
+  entry = entry.copy_and_resolve_references()
+  with entry.unlocked():
+    for key, value in entry.items():
+      if isinstance(value, ml_collections.ConfigDict):
+        entry[key] = _filled(value, sizes)
+      elif key in sizes and not value:
+        entry[key] = sizes[key]
+  return entry
 
 
 def _check_objective(cfg, objective, num_classes):

@@ -33,6 +33,9 @@ SMALL = {
   ("encoders", "small"): {"width": 0.25},
   ("views/pixel", "simclr"): {"crop_px": 0, "mean": (0.5,), "std": (0.5,)},
   ("views/pixel", "none"): {"mean": (0.5,), "std": (0.5,)},
+  ("objectives", "classifier"): {"num_classes": 3},
+  ("objectives", "inverter"): {"latent_dim": 5, "num_classes": 3},
+  ("objectives", "weighted"): {"terms": {"simclr": {"weight": 2.0}}},
   ("data", "fashion_mnist"): None,  # need files that are not in the package:
   ("data", "tfds"): None,  # their own tests make some
   ("data", "lfw_subset"): None,  # needs scikit-image
@@ -54,7 +57,10 @@ def make(room, name, *arguments, changes=(), **options):
   module = plugins.resolve(room, name)
   values = {"name": name, **module.default_config()}
   values |= SMALL.get((room, name), {}) | dict(changes)
-  return module.make(ml_collections.ConfigDict(values), *arguments, **options)
+  values = ml_collections.ConfigDict(values)
+  if hasattr(module, "complete"):
+    module.complete(values)
+  return module.make(values, *arguments, **options)
 
 
 def same_bits(one, other):
@@ -220,9 +226,13 @@ def test_objective(name, views):
     labels=jnp.arange(6, dtype=jnp.int32) % 3,
   )
 
+  target = None
+  if "target" in objective.requires:
+    target = contracts.Target(features, params)
+
   @jax.jit
   def apply(params, state):
-    return objective.apply(params, features, shown, None, state, KEY)
+    return objective.apply(params, features, shown, target, state, KEY)
 
   loss, extra, new_state = apply(params, state)
   assert loss.shape == () and loss.dtype == jnp.float32

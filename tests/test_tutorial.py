@@ -262,7 +262,9 @@ def problems(line, lab):
       )
       if not re.search(rf"[\"'](--)?{flag}[\"']", source):
         found.append(f"{module} has no flag --{flag}")
-  if file in ("FILE", "X.safetensors") or file.endswith("/X.py"):  # any experiment
+  if file in ("FILE", "X.safetensors") or file.endswith(
+    "/X.py"
+  ):  # any experiment
     return found
   if line.startswith(
     "--config."

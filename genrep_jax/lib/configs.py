@@ -163,6 +163,9 @@ def _fill(entry, path, room):
   module = plugins.resolve(room, entry.name)
   defaults = getattr(module, "default_config", dict)()
   _check(entry, path, {**defaults, **SHARED_OPTIONS.get(room, {})})
+  if hasattr(module, "complete"):  # of options within options
+    with entry.unlocked():
+      module.complete(entry)
 
 
 def _check(entry, path, defaults):

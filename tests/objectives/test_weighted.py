@@ -1,0 +1,95 @@
+"""The weighted sum: its parts, their gradients, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from genrep_jax.encoders import heads
+from genrep_jax.lib import configs, contracts, errors
+from genrep_jax.objectives import simclr, supcon, weighted
+from tests import support
+
+KEY = jax.random.key(0)
+TERMS = {"simclr": {"weight": 0.5}, "classes": {"name": "supcon"}}
+
+
+def config(**terms):
+  cfg = ml_collections.ConfigDict({"name": "weighted", "terms": terms})
+  weighted.complete(cfg)
+  return cfg
+
+
+def test_the_sum_and_its_gradients_are_those_of_its_terms():
+  features = contracts.Features(jax.random.normal(KEY, (4, 2, 16)))
+  abstract = jax.eval_shape(lambda: features)
+  views = contracts.Views(jnp.zeros((4, 2, 1, 1, 1)), labels=jnp.arange(4) % 2)
+  whole = weighted.make(config(**TERMS), heads)
+  assert whole.requires == {"labels"} and whole.min_views == 2
+  params, state = whole.init(KEY, abstract)
+
+  def loss(objective, params, state, features):
+    return objective.apply(params, features, views, None, state, KEY)[0]
+
+  value, grads = jax.value_and_grad(
+    lambda p, f: loss(whole, p, state, f), argnums=(0, 1)
+  )(params, features)
+  total, by_features = 0.0, 0.0
+  for label, module, weight in (
+    ("simclr", simclr, 0.5),
+    ("classes", supcon, 1),
+  ):
+    options = ml_collections.ConfigDict(module.default_config())
+    one = module.make(options, heads)
+    value_, grads_ = jax.value_and_grad(
+      lambda p, f, one=one: loss(one, p, {}, f), argnums=(0, 1)
+    )(params[label], features)
+    total += weight * value_
+    by_features += weight * grads_[1].pooled
+    jax.tree.map(
+      lambda g, h, w=weight: np.testing.assert_allclose(g, w * h, rtol=1e-5),
+      grads[0][label],
+      grads_[0],
+    )
+  np.testing.assert_allclose(value, total, rtol=1e-6)
+  np.testing.assert_allclose(grads[1].pooled, by_features, rtol=1e-4, atol=1e-7)
+  _, measured, _ = whole.apply(params, features, views, None, state, KEY)
+  assert {"simclr_loss", "classes_loss", "classes_embedding_norm"} <= set(
+    measured
+  )
+  assert whole.chance(4, 2) == pytest.approx(1.5 * np.log(7))
+
+
+@pytest.mark.parametrize(
+  "terms, words",
+  [
+    ({}, "empty"),
+    ({"simclr": {"weight": -1.0}}, "terms.simclr.weight: -1.0"),
+    ({"simclr": {"weight": 0.0}}, "sum to zero"),
+    ({"simclr": {"temprature": 1.0}}, "no option 'temprature'"),
+    ({"simcrl": {}}, "nearest: 'simclr'"),
+    ({"weighted": {}}, "a sum within a sum"),
+    ({"simclr": 1.0}, "not a dictionary"),
+  ],
+)
+def test_what_it_refuses(terms, words):
+  with pytest.raises(errors.UsageError, match=words):
+    weighted.make(config(**terms), heads)
+
+
+def test_terms_are_options_of_an_experiment(tmp_path):
+  file = tmp_path / "both.py"
+  file.write_text(
+    "import importlib\n"
+    "def get_config():\n"
+    "  c = importlib.import_module('configs.quickstart').get_config()\n"
+    "  c.objective = {'name': 'weighted', 'terms': {'simclr': {}}}\n"
+    "  return c\n"
+  )
+  made = configs.load(
+    str(file), ["objective.terms.simclr.temperature=0.3", *support.TINY]
+  )
+  assert made.objective.terms.simclr.temperature == 0.3
+  assert made.objective.terms.simclr.weight == 1.0
+  assert made.objective.terms.simclr.head_dim == 128
