@@ -113,3 +113,23 @@ def test_bad_widths():
     heads.mlp([-1], 3)
   with pytest.raises(errors.UsageError, match="out must be >= 1, got 0"):
     heads.mlp([], 0)
+
+
+def test_shortcut_and_layer_norm_by_hand():
+  """DIM's score networks: their shortcut starts near the identity."""
+  head = heads.mlp([8], 3, shortcut=True, out_layer_norm=True)
+  variables = head.init(_KEY, 5)
+  params = jax.tree.map(np.asarray, variables["params"])
+  shortcut = params["shortcut"].pop("kernel")
+  assert params["shortcut"] == {} and shortcut.shape == (5, 3)
+  noise = shortcut - np.eye(5, 3)
+  assert (noise.diagonal() == 0).all() and 0 < np.abs(noise).max() <= 0.01
+  assert np.count_nonzero(noise) == 12
+  first, last = params["linear0"], params["linear_out"]
+  hidden = np.maximum(_X @ first["kernel"] + first["bias"], 0)
+  want = hidden @ last["kernel"] + last["bias"] + _X @ shortcut
+  want -= want.mean(axis=-1, keepdims=True)
+  want /= np.sqrt(want.var(axis=-1, keepdims=True) + 1e-6)
+  y, batch_stats = head.apply(variables, _X, True)
+  np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+  assert batch_stats == {}

@@ -1,0 +1,106 @@
+"""Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230, eqs. 1 and 2).
+
+The cross-correlation matrix of two views' embeddings, over the batch, should be
+the identity: coordinates agree between views, and say different things.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from genrep_jax.lib import contracts
+from genrep_jax.objectives import _options, _siamese
+
+_EPSILON = 1e-5  # of the variance; that of the code's batch norm
+
+
+def terms(z):
+  """The two terms of raw embeddings z [b v d], means over pairs of views.
+
+  Returns:
+    (invariance: sum_i (1 - C_ii)^2, redundancy: sum_{i != j} C_ij^2).
+  """
+  b, v, d = z.shape
+  _options.check_rows("barlow_twins", b)
+  z = _siamese.to_float(z)
+  z -= jnp.mean(z, axis=0)
+  z *= jax.lax.rsqrt(jnp.mean(z * z, axis=0) + _EPSILON)
+  first, second = _siamese.unordered_pairs(v)
+  correlation = (
+    jnp.einsum(
+      "bpi,bpj->pij",
+      z[:, first],
+      z[:, second],
+      precision=jax.lax.Precision.HIGHEST,
+    )
+    / b
+  )
+  index = jnp.arange(d)
+  diagonal = jnp.equal(index[:, None], index)
+  squares = jnp.where(diagonal, 1 - correlation, correlation) ** 2
+  squares = jnp.mean(squares, axis=0)
+  return jnp.sum(squares, where=diagonal), jnp.sum(squares, where=~diagonal)
+
+
+def loss(z, *, off_diagonal_weight=5e-3):
+  """sum_i (1 - C_ii)^2 + lambda sum_i sum_{j != i} C_ij^2.
+
+  C_ij = sum_b z^A_bi z^B_bj / (sqrt(sum_b (z^A_bi)^2) sqrt(sum_b (z^B_bj)^2)),
+  every view's embeddings having mean 0 over the batch. More than two views: the
+  mean over all pairs.
+
+  Args:
+    z: [b v d], raw: standardised here. b, v >= 2.
+    off_diagonal_weight: lambda.
+
+  Returns:
+    Scalar, float32 (float64 if z is); it grows with d, being a sum over
+    coordinates.
+  """
+  invariance, redundancy = terms(z)
+  return invariance + off_diagonal_weight * redundancy
+
+
+def default_config() -> dict:
+  """Returns the options and their defaults."""
+  return {
+    "name": "barlow_twins",
+    "off_diagonal_weight": 5e-3,  # lambda; the code: 0.0051
+    "projector_hidden": (1024, 1024),  # the paper: (8192, 8192)
+    "projector_dim": 1024,  # d; the paper: 8192
+  }
+
+
+def make(cfg, heads):
+  """Makes the objective.
+
+  Its chance level is None: it has no level that all uninformative embeddings
+  share. Its metrics: the unweighted invariance and redundancy terms, each
+  divided by the entries it sums over.
+  """
+  weight = _options.non_negative(cfg, "off_diagonal_weight")
+  d = cfg.projector_dim
+  head = heads.mlp(cfg.projector_hidden, d, batch_norm=True, out_bias=False)
+
+  def init(key, features):
+    in_dim = features.pooled.shape[-1]
+    return _siamese.init_heads(key, {"projector": (head, in_dim)})
+
+  def apply(head_params, features, views, target, state, key):
+    del views, target, key
+    z, state = _siamese.run_head(
+      head, "projector", head_params, state, features.pooled
+    )
+    invariance, redundancy = terms(z)
+    metrics = {
+      "invariance": invariance / d,
+      "redundancy": redundancy / max(d * (d - 1), 1),
+    }
+    return invariance + weight * redundancy, metrics, state
+
+  return contracts.Objective(
+    requires=frozenset(),
+    min_views=2,
+    init=init,
+    apply=apply,
+    chance=lambda b, v: None,
+  )

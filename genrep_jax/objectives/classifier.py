@@ -1,0 +1,76 @@
+"""Softmax cross-entropy on generated (or real) images and their classes.
+
+GenRep's conditional baseline (Jahanian et al. 2021, arXiv 2106.05258): the
+class given to the generator is the label of all its views.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from genrep_jax.lib import contracts
+from genrep_jax.objectives import _options, _siamese
+
+
+def loss(logits, labels):
+  """-mean log softmax(logits)_label.
+
+  Args:
+    logits: [... k].
+    labels: int [...], in 0 .. k-1.
+
+  Returns:
+    Scalar, float32 (float64 if the logits are).
+  """
+  logits = _siamese.to_float(logits)
+  picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+  return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - picked)
+
+
+def accuracy(logits, labels):
+  """Fraction of rows whose largest logit is their label's."""
+  return jnp.mean(jnp.argmax(logits, axis=-1) == labels, dtype=jnp.float32)
+
+
+def of_views(labels, num_views: int):
+  """Labels [b] of anchors as labels [b v] of their views."""
+  return jnp.broadcast_to(labels[:, None], (len(labels), num_views))
+
+
+def default_config() -> dict:
+  """Returns the options and their defaults."""
+  return {
+    "name": "classifier",
+    "num_classes": 0,  # k; 0: that of the generator or the real images
+    "head_hidden": (),  # widths of hidden layers; (): linear, as GenRep
+  }
+
+
+def make(cfg, heads):
+  """Makes the objective; it requires labels. Its metric: class_accuracy."""
+  num_classes = _options.count(
+    cfg, "num_classes", hint="that of the generator or of the real images"
+  )
+  head = heads.mlp(cfg.head_hidden, num_classes)
+
+  def init(key, features):
+    in_dim = features.pooled.shape[-1]
+    return _siamese.init_heads(key, {"classes": (head, in_dim)})
+
+  def apply(head_params, features, views, target, state, key):
+    del target, key
+    logits, state = _siamese.run_head(
+      head, "classes", head_params, state, features.pooled
+    )
+    labels = of_views(views.labels, logits.shape[1])
+    metrics = {"class_accuracy": accuracy(logits, labels)}
+    return loss(logits, labels), metrics, state
+
+  return contracts.Objective(
+    requires=frozenset({"labels"}),
+    min_views=1,
+    init=init,
+    apply=apply,
+    chance=lambda b, v: math.log(num_classes) if num_classes > 1 else None,
+  )

@@ -1,0 +1,124 @@
+"""Contrastive multiview coding (CMC, Tian et al. 2019, arXiv 1906.05849).
+
+The loss L(V_1, V_2) of two views, and its two ways to more: core view and full
+graph. View 0, the anchor unless `anchor_first` is off, is the core. In the
+denominator stands one key per anchor, of one view: unlike in multi-positive
+cross-entropy, positives never compete.
+
+The paper has an encoder per view and a memory bank of negatives; here all views
+share the encoder and the head, and the negatives are the batch.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genrep_jax.lib import contracts
+from genrep_jax.objectives import _contrastive, _options, _siamese
+
+GRAPHS = ("core", "full")
+
+
+def _edges(v: int, graph: str):
+  """Returns int arrays (a, b): the pairs of views, a < b."""
+  _options.one_of("cmc graph", graph, GRAPHS)
+  a, b = _siamese.unordered_pairs(v)
+  keep = a == 0 if graph == "core" else slice(None)
+  return a[keep], b[keep]
+
+
+def _terms(z, *, temperature, graph, chunk_rows):
+  """The kernel's Terms of both directions of every pair: arrays [2 pairs]."""
+  b, v, _ = z.shape
+  _options.check_rows("cmc", b)
+  first, second = _edges(v, graph)
+  z, ids = _contrastive.normalise(z), np.arange(b)
+  kernel = functools.partial(
+    _contrastive.soft_cross_entropy,
+    row_groups=ids,
+    key_groups=ids,
+    temperature=temperature,
+    exclude_self=False,
+    chunk_rows=chunk_rows,
+  )
+  return jax.vmap(kernel, in_axes=1)(
+    z[:, np.concatenate([first, second])],
+    z[:, np.concatenate([second, first])],
+  )
+
+
+def loss(z, *, temperature, graph="core", chunk_rows=0):
+  """Sum over pairs (a, b) of views of L(a, b) + L(b, a), where.
+
+  L(a, b) = -mean_i log [exp(z_ia.z_ib/tau) / sum_j exp(z_ia.z_jb/tau)].
+
+  Args:
+    z: [b v d], raw: normalised here. b, v >= 2.
+    temperature: tau > 0.
+    graph: "core": view 0 with each other view, v - 1 pairs; "full": all
+      v(v-1)/2 pairs.
+    chunk_rows: rows of similarities held at a time; 0 means all b.
+
+  Returns:
+    Scalar, float32 (float64 if z is). Divided by the number of pairs it bounds
+    information from below: I(z_a; z_b) >= log b - L(a, b).
+  """
+  return jnp.sum(
+    _terms(z, temperature=temperature, graph=graph, chunk_rows=chunk_rows).loss
+  )
+
+
+def default_config() -> dict:
+  """Returns the options and their defaults."""
+  return {
+    "name": "cmc",
+    "temperature": 0.1,  # tau; the paper: 0.07, 0.1 on STL-10
+    "graph": "core",  # or "full"
+    "chunk_rows": 0,  # rows of similarities held at a time; 0: all
+    "head_hidden": 0,  # width of the hidden layer; 0: the feature's
+    "head_dim": 128,  # d; as the paper's
+  }
+
+
+def make(cfg, heads):
+  """Makes the objective.
+
+  Its metrics: contrastive_accuracy, positive_cosine, negative_cosine (see
+  `_contrastive.Terms`; means over the pairs) and mutual_information_bound, the
+  mean of log b - L(a, b), in nats.
+  """
+  temperature = _options.positive(cfg, "temperature")
+  graph = _options.choice(cfg, "graph", GRAPHS)
+  chunk_rows = _options.count(cfg, "chunk_rows", 0)
+  head = heads.mlp([cfg.head_hidden], cfg.head_dim)
+
+  def init(key, features):
+    b, _, f = features.pooled.shape
+    _contrastive.check_rows(b, chunk_rows)
+    return _siamese.init_heads(key, {"projector": (head, f)})
+
+  def apply(head_params, features, views, target, state, key):
+    del views, target, key
+    z, state = _siamese.run_head(
+      head, "projector", head_params, state, features.pooled
+    )
+    terms = _terms(
+      z, temperature=temperature, graph=graph, chunk_rows=chunk_rows
+    )
+    metrics = {
+      "contrastive_accuracy": jnp.mean(terms.accuracy),
+      "positive_cosine": jnp.mean(terms.positive_cosine),
+      "negative_cosine": jnp.mean(terms.negative_cosine),
+      "mutual_information_bound": math.log(len(z)) - jnp.mean(terms.loss),
+    }
+    return jnp.sum(terms.loss), metrics, state
+
+  def chance(b, v):
+    return 2 * len(_edges(v, graph)[0]) * math.log(b) if b > 1 else None
+
+  return contracts.Objective(
+    requires=frozenset(), min_views=2, init=init, apply=apply, chance=chance
+  )

@@ -1,0 +1,102 @@
+"""Deep InfoMax, local: DIM(L) (Hjelm et al. 2018, arXiv 1808.06670).
+
+The image's vector E(x) should predict every position of its local map C(x).
+The critic is "encode-and-dot": two small residual networks, one per position of
+the map and one for the vector, end in a layer norm, and the score is the plain
+dot product, without temperature. All views are rows of their own: the paper has
+no views, and another view of the same anchor counts as another image. The
+cross-view form is `amdim`.
+
+The paper's third part, matching E(x) to a prior (its gamma), is a second player
+and thus a game, not an objective.
+"""
+
+import jax
+
+from genrep_jax.lib import contracts
+from genrep_jax.objectives import _local_global, _options, _siamese
+
+MEASURES = ("jsd", "infonce")
+
+
+def _scores(local_maps, global_features):
+  n = len(global_features)
+  _options.check_rows("dim", n)
+  local_maps, u = map(_siamese.to_float, (local_maps, global_features))
+  return _local_global.scores(u, local_maps.reshape(n, -1, u.shape[-1]))
+
+
+def _estimate(s, measure):
+  _options.one_of("dim measure", measure, MEASURES)
+  return getattr(_local_global, measure)(s)
+
+
+def loss(local_maps, global_features, *, measure="jsd"):
+  """-1/m^2 sum_q I(C_q(X); E(X)), estimated with scores T = C_q(x') . E(x).
+
+  jsd: mean sp(-T) over positives + mean sp(T) over negatives - 2 log 2,
+  sp(t) = log(1 + e^t). 0 says no information.
+  infonce: -mean log e^T / (e^T + sum over negatives e^T').
+  Negatives of image i are all positions of the other images; its own other
+  positions are left out (the original puts scores of -10 there, which take over
+  once true scores fall below).
+
+  Args:
+    local_maps: [n m m d], raw.
+    global_features: [n d], raw. n >= 2.
+    measure: "jsd" or "infonce".
+
+  Returns:
+    Scalar, float32 (float64 if both are).
+  """
+  return _estimate(_scores(local_maps, global_features), measure)
+
+
+def default_config() -> dict:
+  """Returns the options and their defaults."""
+  return {
+    "name": "dim",
+    "measure": "jsd",  # or "infonce": better with many negatives
+    "mi_units": 512,  # d; the code: 2048, 1024 with infonce
+  }
+
+
+def make(cfg, heads):
+  """Makes the objective; it requires local maps.
+
+  Its chance level is None: the loss of uninformative embeddings is 0 (jsd) or
+  log(1 + (n-1) m^2) (infonce) only at equal scores. Its metrics:
+  score_accuracy, positive_score, negative_score (`_local_global.measures`).
+  """
+  measure = _options.choice(cfg, "measure", MEASURES)
+  units = _options.count(cfg, "mi_units")
+  net = heads.mlp(
+    [units], units, batch_norm=True, shortcut=True, out_layer_norm=True
+  )
+
+  def init(key, features):
+    return _siamese.init_heads(
+      key,
+      {
+        "local": (net, features.local.shape[-1]),
+        "global": (net, features.pooled.shape[-1]),
+      },
+    )
+
+  def apply(head_params, features, views, target, state, key):
+    del views, target, key
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), features)
+    local, state = _siamese.run_head(
+      net, "local", head_params, state, rows.local
+    )
+    u, state = _siamese.run_head(net, "global", head_params, state, rows.pooled)
+    s = _scores(local, u)
+    return _estimate(s, measure), _local_global.measures(s), state
+
+  return contracts.Objective(
+    requires=frozenset({"local"}),
+    min_views=1,
+    init=init,
+    apply=apply,
+    chance=lambda b, v: None,
+  )

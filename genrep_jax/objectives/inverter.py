@@ -1,0 +1,102 @@
+"""Inverter: regress the latent, and the class, from the image.
+
+GenRep's third way to learn from a generator (Jahanian et al. 2021, arXiv
+2106.05258): no pairs, no negatives, and nothing that could collapse.
+
+Every view is paired with ITS OWN latent, after T_z: `views.latents`. The
+original code pairs the neighbour's image G(z + w) with the anchor's z, which
+asks for the one thing the image does not contain; it is right there only
+without neighbours.
+"""
+
+import jax.numpy as jnp
+
+from genrep_jax.lib import contracts
+from genrep_jax.objectives import _options, _siamese, classifier
+
+
+def loss(predicted_z, z, class_logits=None, labels=None):
+  """MSE(z_predicted, z), plus cross-entropy of the classes, 1:1.
+
+  The first mean is over all entries, so the balance of the two depends on
+  neither the latent's length nor the batch.
+
+  Args:
+    predicted_z: [... latent_dim].
+    z: [... latent_dim], the latents that made the images.
+    class_logits: [... k], or None: unsupervised.
+    labels: int [...], with class_logits.
+
+  Returns:
+    Scalar, float32 (float64 if predicted_z is).
+  """
+  error = _siamese.to_float(predicted_z) - _siamese.to_float(z)
+  total = jnp.mean(error * error)
+  if class_logits is not None:
+    total += classifier.loss(class_logits, labels)
+  return total
+
+
+def default_config() -> dict:
+  """Returns the options and their defaults."""
+  return {
+    "name": "inverter",
+    "supervised": False,  # predict the class, too
+    "latent_dim": 0,  # 0: that of the generator
+    "num_classes": 0,  # k, if supervised; 0: that of the generator
+    "head_hidden": (),  # widths of hidden layers; (): linear, as GenRep
+  }
+
+
+def make(cfg, heads):
+  """Makes the objective; it requires latents, and labels if supervised.
+
+  Its chance level is None: the variance of the latents is the generator's. Its
+  metrics: latent_mse, explained_variance (1 - mse / variance of z; 0 for a
+  constant guess at the mean) and, if supervised, class_cross_entropy and
+  class_accuracy.
+  """
+  hint = "that of the generator"
+  networks = {
+    "latent": heads.mlp(
+      cfg.head_hidden, _options.count(cfg, "latent_dim", hint=hint)
+    )
+  }
+  if cfg.supervised:
+    networks["classes"] = heads.mlp(
+      cfg.head_hidden, _options.count(cfg, "num_classes", hint=hint)
+    )
+
+  def init(key, features):
+    in_dim = features.pooled.shape[-1]
+    return _siamese.init_heads(
+      key, {name: (head, in_dim) for name, head in networks.items()}
+    )
+
+  def apply(head_params, features, views, target, state, key):
+    del target, key
+    out = {}
+    for name, head in networks.items():
+      out[name], state = _siamese.run_head(
+        head, name, head_params, state, features.pooled
+      )
+    total = mse = loss(out["latent"], views.latents)
+    variance = jnp.mean(jnp.var(views.latents, axis=(0, 1)))
+    metrics = {
+      "latent_mse": mse,
+      "explained_variance": 1 - mse / jnp.maximum(variance, 1e-12),
+    }
+    if cfg.supervised:
+      labels = classifier.of_views(views.labels, views.latents.shape[1])
+      total = loss(out["latent"], views.latents, out["classes"], labels)
+      metrics["class_cross_entropy"] = total - mse
+      metrics["class_accuracy"] = classifier.accuracy(out["classes"], labels)
+    return total, metrics, state
+
+  return contracts.Objective(
+    requires=frozenset({"latents"} | ({"labels"} if cfg.supervised else set())),
+    min_views=1,
+    init=init,
+    apply=apply,
+    chance=lambda b, v: None,
+  )

@@ -1,0 +1,102 @@
+"""MoCo v3 (Chen et al. 2021, arXiv 2104.02057, algorithm 1).
+
+Queries q = predictor(projector(h)) are those of the trained network, keys
+k = projector(h) those of its moving average; the negatives are the keys of the
+other view in the same batch: there is no queue.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genrep_jax.objectives import _contrastive, _options, _siamese
+
+
+def _terms(queries, keys, *, temperature, chunk_rows):
+  """The kernel's Terms of every ordered pair of views: arrays [v(v-1)]."""
+  b, v, _ = queries.shape
+  _options.check_rows("moco_v3", b)
+  rows, others = _siamese.ordered_pairs(v)
+  ids = np.arange(b)
+  kernel = functools.partial(
+    _contrastive.soft_cross_entropy,
+    row_groups=ids,
+    key_groups=ids,
+    temperature=temperature,
+    exclude_self=False,
+    chunk_rows=chunk_rows,
+  )
+  queries = _contrastive.normalise(queries)
+  keys = _contrastive.normalise(jax.lax.stop_gradient(keys))
+  return jax.vmap(kernel, in_axes=1)(queries[:, rows], keys[:, others])
+
+
+def loss(queries, keys, *, temperature, chunk_rows=0):
+  """ctr(q_1, k_2) + ctr(q_2, k_1) of algorithm 1, where.
+
+  ctr(q_a, k_b) = -2 tau mean_i log [exp(q_ia.k_ib/tau) / sum_j
+  exp(q_ia.k_jb/tau)]. With more than two views, twice the mean over all ordered
+  pairs a != b.
+
+  Args:
+    queries: [b v d], raw: normalised here. b, v >= 2.
+    keys: [b v d], raw; no gradient flows to them.
+    temperature: tau > 0.
+    chunk_rows: rows of similarities held at a time; 0 means all b.
+
+  Returns:
+    Scalar, float32 (float64 if the queries are).
+  """
+  terms = _terms(queries, keys, temperature=temperature, chunk_rows=chunk_rows)
+  return 4 * temperature * jnp.mean(terms.loss)
+
+
+def default_config() -> dict:
+  """Returns the options and their defaults."""
+  return {
+    "name": "moco_v3",
+    "temperature": 0.2,  # tau; the code: 0.2 for ViT, 1.0 for ResNet
+    "chunk_rows": 0,  # rows of similarities held at a time; 0: all
+    "projector_hidden": (1024,),  # the code: (4096,), for ViT (4096, 4096)
+    "projector_dim": 256,
+    "predictor_hidden": (1024,),  # the code: (4096,)
+  }
+
+
+def make(cfg, heads):
+  """Makes the objective; it requires the target network.
+
+  Its metrics: contrastive_accuracy, positive_cosine, negative_cosine (see
+  `_contrastive.Terms`; means over pairs of views), embedding_std (of the keys,
+  see `_siamese.spread`).
+  """
+  temperature = _options.positive(cfg, "temperature")
+  chunk_rows = _options.count(cfg, "chunk_rows", 0)
+
+  def measure(queries, keys):
+    terms = _terms(
+      queries, keys, temperature=temperature, chunk_rows=chunk_rows
+    )
+    return 4 * temperature * jnp.mean(terms.loss), {
+      "contrastive_accuracy": jnp.mean(terms.accuracy),
+      "positive_cosine": jnp.mean(terms.positive_cosine),
+      "negative_cosine": jnp.mean(terms.negative_cosine),
+      "embedding_std": _siamese.spread(_contrastive.normalise(keys)),
+    }
+
+  def head(hidden):
+    return heads.mlp(
+      hidden, cfg.projector_dim, batch_norm=True, out_batch_norm=True
+    )
+
+  return _siamese.make_objective(
+    head(cfg.projector_hidden),
+    cfg.projector_dim,
+    head(cfg.predictor_hidden),
+    measure,
+    use_target=True,
+    chance=lambda b, v: 4 * temperature * math.log(b) if b > 1 else None,
+  )

@@ -1,0 +1,380 @@
+"""What all formulas share: known values, symmetries, hard numbers.
+
+`test_fixtures` says that they are right on ordinary embeddings; here are zero
+vectors, a collapse, scores of 1e4 and more, two anchors, four views, bfloat16.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genrep_jax.lib import errors
+from genrep_jax.objectives import (
+  amdim,
+  barlow_twins,
+  byol,
+  classifier,
+  cmc,
+  dim,
+  inverter,
+  moco_v3,
+  simsiam,
+  vicreg,
+)
+
+_D, _K, _TAU = 16, 7, 0.1
+_tau = {"temperature": _TAU}
+_partial = functools.partial
+
+# name: (formula, its inputs); see `_inputs`.
+FORMULAS = {
+  "cmc": (_partial(cmc.loss, **_tau), "z"),
+  "moco_v3": (_partial(moco_v3.loss, **_tau), "z keys"),
+  "byol": (byol.loss, "z keys"),
+  "simsiam": (simsiam.loss, "z keys"),
+  "vicreg": (vicreg.loss, "z"),
+  "barlow_twins": (barlow_twins.loss, "z"),
+  "dim_jsd": (dim.loss, "maps vectors"),
+  "dim_infonce": (_partial(dim.loss, measure="infonce"), "maps vectors"),
+  "amdim": (amdim.loss, "z coarse fine positions"),
+  "inverter": (inverter.loss, "z latents logits labels"),
+  "classifier": (classifier.loss, "logits labels"),
+}
+every = pytest.mark.parametrize("name", FORMULAS)
+
+
+def _inputs(b, v, seed=0):
+  rng = np.random.default_rng(seed)
+
+  def normal(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+  return {
+    "z": normal(b, v, _D),
+    "keys": normal(b, v, _D),
+    "maps": normal(b, 3, 3, _D),
+    "vectors": normal(b, _D),
+    "coarse": normal(b, v, 2, 2, _D),
+    "fine": normal(b, v, 4, 4, _D),
+    "positions": rng.integers(0, 4, (b, v)).astype(np.int32),
+    "latents": normal(b, v, _D),
+    "logits": normal(b, v, _K),
+    "labels": rng.integers(0, _K, (b, v)).astype(np.int32),
+  }
+
+
+def _floats(inputs, change):
+  """Inputs with a change of all float arrays."""
+  return {
+    name: change(x) if x.dtype.kind == "f" else x for name, x in inputs.items()
+  }
+
+
+# Compiling is what these tests spend their time on.
+_jit = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+
+
+@_jit
+def _program(inputs):
+  out = {}
+  for name, (function, names) in FORMULAS.items():
+    names = names.split()
+    arrays = [inputs[x] for x in names]
+    wanted = [
+      i for i, x in enumerate(arrays) if jnp.issubdtype(x.dtype, jnp.floating)
+    ]
+    value, grads = jax.value_and_grad(function, argnums=wanted)(*arrays)
+    out[name] = value, dict(zip([names[i] for i in wanted], grads, strict=True))
+  return out
+
+
+def _run(inputs):
+  """{formula: (value, {input: gradient})}, all from one program."""
+  return jax.device_get(_program(inputs))
+
+
+@pytest.fixture(scope="module")
+def normal():
+  return _run(_inputs(4, 4))
+
+
+def _order(x, *, views):
+  """Another order of anchors, and of views where x has some."""
+  order = [2, 0, 3, 1]
+  x = x[order]
+  if views and x.ndim > 1 and x.shape[1] == 4:
+    x = x[:, [3, 1, 0, 2]]
+  return x
+
+
+# What zero vectors, and then all-equal embeddings, cost for b = v = 4.
+_LOG4 = math.log(4)
+_NCE = {p: math.log(1 + 3 * p) for p in (4, 9, 16)}
+KNOWN = {
+  "cmc": (3 * 2 * _LOG4, 3 * 2 * _LOG4),
+  "moco_v3": (4 * _TAU * _LOG4, 4 * _TAU * _LOG4),
+  "byol": (2, 0),
+  "simsiam": (0, -1),
+  "vicreg": (25 * 0.99, 25 * 0.99),
+  "barlow_twins": (_D, _D),
+  "dim_jsd": (0, None),
+  "dim_infonce": (_NCE[9], _NCE[9]),
+  "amdim": (2 * _NCE[4] + _NCE[16], None),
+  "inverter": (math.log(_K), math.log(_K)),
+  "classifier": (math.log(_K), math.log(_K)),
+}
+
+
+@pytest.mark.parametrize("equal", [False, True], ids=["zero", "equal"])
+def test_collapsed_embeddings(equal):
+  """Zero vectors, or all vectors equal: known values, finite gradients."""
+
+  def change(x):
+    row = np.linspace(-1, 1, x.shape[-1], dtype=np.float32) * equal
+    return np.broadcast_to(row, x.shape)
+
+  inputs = _floats(_inputs(4, 4), change)
+  inputs["logits"] = np.full_like(inputs["logits"], 3.0 * equal)
+  got = _run(inputs)
+  assert got.keys() == KNOWN.keys()
+  for name, (value, grads) in got.items():
+    want = KNOWN[name][equal]
+    if want is not None:
+      np.testing.assert_allclose(
+        value, want, rtol=1e-5, atol=1e-5, err_msg=name
+      )
+    assert np.isfinite(value), name
+    for grad in grads.values():
+      assert np.isfinite(grad).all(), name
+
+
+@pytest.mark.parametrize("size", [1e4, 1e-4])
+def test_large_and_small_embeddings(size):
+  """Inputs of +-1e4: scores and logits of 1e4 and, squared, of 1e9."""
+  for name, (value, grads) in _run(
+    _floats(_inputs(4, 4), lambda x: x * np.float32(size))
+  ).items():
+    assert np.isfinite(value), name
+    for grad in grads.values():
+      assert np.isfinite(grad).all(), name
+
+
+def test_one_zero_vector_among_others():
+  def change(x):
+    x = x.copy()
+    x[1] = 0
+    return x
+
+  for name, (value, grads) in _run(_floats(_inputs(4, 4), change)).items():
+    assert np.isfinite(value), name
+    for grad in grads.values():
+      assert np.isfinite(grad).all(), name
+
+
+@pytest.fixture(scope="module")
+def two_anchors():
+  """B = 2, V = 4: of bfloat16, and of the same numbers in float32."""
+  short = _floats(_inputs(2, 4), lambda x: jnp.asarray(x, jnp.bfloat16))
+  whole = {
+    name: jnp.asarray(x, jnp.float32) if x.dtype == jnp.bfloat16 else x
+    for name, x in short.items()
+  }
+  return _run(short), _run(whole)
+
+
+@every
+def test_two_anchors_of_four_views_in_bfloat16(name, two_anchors):
+  """Loss in float32 from inputs in bfloat16; gradients come back in it."""
+  (value, grads), (exact, exact_grads) = (out[name] for out in two_anchors)
+  assert value.dtype == exact.dtype == jnp.float32
+  assert np.isfinite(value)
+  np.testing.assert_allclose(value, exact, rtol=1e-6)
+  for key, grad in grads.items():
+    assert grad.dtype == jnp.bfloat16
+    largest = np.abs(exact_grads[key]).max()
+    assert np.isfinite(largest)
+    np.testing.assert_allclose(
+      np.asarray(grad, np.float32), exact_grads[key], atol=0.01 * largest
+    )
+
+
+@pytest.mark.parametrize("views", [False, True], ids=["anchors", "and_views"])
+def test_order_does_not_matter(views, normal):
+  """Of anchors and of views; only the core view of CMC has a place."""
+  move = functools.partial(_order, views=views)
+  inputs = {
+    name: move(x) if name not in ("maps", "vectors") else _order(x, views=False)
+    for name, x in _inputs(4, 4).items()
+  }
+  for name, (value, grads) in _run(inputs).items():
+    before, before_grads = normal[name]
+    same = abs(value - before) <= 1e-5 * abs(before)
+    assert same != (views and name == "cmc"), name
+    if not same:
+      continue
+    for key, grad in grads.items():
+      want = before_grads[key]
+      want = _order(want, views=views and key not in ("maps", "vectors"))
+      scale = max(np.abs(want).max(), 1e-6)
+      np.testing.assert_allclose(grad, want, atol=2e-5 * scale, err_msg=name)
+
+
+@every
+def test_gradients_flow_where_they_should(name, normal):
+  """Into every input but targets, keys and latents' own role of a target."""
+  _, grads = normal[name]
+  for key, grad in grads.items():
+    assert np.any(grad) == (key != "keys"), key
+
+
+def test_independent_embeddings():
+  """What embeddings that know nothing of each other cost."""
+  b, v, d = 256, 2, 1024
+  rng = np.random.default_rng(0)
+  z, other = rng.normal(size=(2, b, v, d)).astype(np.float32)
+
+  @_jit
+  def run(z, other):
+    return {
+      "cmc": cmc.loss(z, temperature=1.0),
+      "moco_v3": moco_v3.loss(z, other, temperature=1.0),
+      "byol": byol.loss(z, other),
+      "simsiam": simsiam.loss(z, other),
+      "barlow_twins": barlow_twins.loss(z),
+      "vicreg": vicreg.terms(z),
+    }
+
+  got = run(z, other)
+  assert abs(got["cmc"] - 2 * math.log(b)) < 0.02
+  assert abs(got["moco_v3"] - 4 * math.log(b)) < 0.02
+  assert abs(got["byol"] - 2) < 0.01 and abs(got["simsiam"]) < 0.005
+  # C_ij has variance 1/b.
+  want = d * (1 + 1 / b) + 5e-3 * d * (d - 1) / b
+  np.testing.assert_allclose(got["barlow_twins"], want, rtol=0.02)
+  terms = got["vicreg"]
+  np.testing.assert_allclose(terms.invariance, 2, rtol=0.02)
+  np.testing.assert_allclose(terms.covariance, 2 * d / b, rtol=0.02)
+  np.testing.assert_allclose(terms.std, 1, rtol=0.01)
+
+
+def _unit(x):
+  x = np.asarray(x, np.float64)
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _twin_simsiam(z, keys):
+  p, k = _unit(z), _unit(keys)
+  b, v, _ = p.shape
+  pairs = [(i, a, c) for i in range(b) for a in range(v) for c in range(v)]
+  return -np.mean([p[i, a] @ k[i, c] for i, a, c in pairs if a != c])
+
+
+def _twin_barlow_twins(z):
+  """By numpy's own correlation, one entry at a time."""
+  b, v, d = z.shape
+  losses = []
+  for a in range(v):
+    for c in range(a + 1, v):
+      total = 0.0
+      for i in range(d):
+        for j in range(d):
+          r = np.corrcoef(z[:, a, i], z[:, c, j])[0, 1]
+          total += (1 - r) ** 2 if i == j else 5e-3 * r**2
+      losses.append(total)
+  return np.mean(losses)
+
+
+def _twin_amdim(z, coarse, fine, positions):
+  b, v, d = z.shape
+  coarse, fine = coarse.reshape(b, v, -1, d), fine.reshape(b, v, -1, d)
+
+  def term(u, w):
+    losses = []
+    for a in range(v):
+      for c in set(range(v)) - {a}:
+        t = np.einsum("id,jpd->ijp", u[:, a], w[:, c]) / math.sqrt(d)
+        s = 20 * np.tanh(t / 20)
+        nce = 0.0
+        for i in range(b):
+          others = np.exp(np.delete(s[i], i, axis=0)).sum()
+          own = np.exp(s[i, i])
+          nce -= np.log(own / (own + others)).sum() / (b * w.shape[2])
+        losses.append(nce + 0.05 * (t**2).mean())
+    return np.mean(losses)
+
+  chosen = np.stack(
+    [[coarse[i, a, positions[i, a]] for a in range(v)] for i in range(b)]
+  )
+  return term(z, coarse) + term(z, fine) + term(chosen, coarse)
+
+
+@pytest.mark.parametrize(
+  ("name", "twin"),
+  [
+    ("simsiam", _twin_simsiam),
+    ("barlow_twins", _twin_barlow_twins),
+    ("amdim", _twin_amdim),
+  ],
+)
+def test_twins_where_there_is_no_fixture(name, twin, normal):
+  """By loops in float64; the gradient along a direction by differences."""
+  inputs = _floats(_inputs(4, 4), lambda x: x.astype(np.float64))
+  names = FORMULAS[name][1].split()
+  value, grads = normal[name]
+  # The formula's epsilon in the variance moves Barlow Twins by about 1e-5.
+  np.testing.assert_allclose(
+    value, twin(*(inputs[x] for x in names)), rtol=1e-4
+  )
+  rng = np.random.default_rng(1)
+  for key, grad in grads.items():
+    if key == "keys":
+      continue
+    move = rng.normal(size=grad.shape)
+    sides = [
+      twin(*(inputs[x] + (step * move if x == key else 0) for x in names))
+      for step in (1e-5, -1e-5)
+    ]
+    want = (sides[0] - sides[1]) / 2e-5
+    bound = 1e-4 * np.linalg.norm(grad) * np.linalg.norm(move)
+    assert abs(np.sum(grad * move) - want) < bound, key
+
+
+def test_chunks_change_nothing():
+  inputs = _inputs(4, 3)
+
+  @_jit
+  def run(z, keys):
+    return [
+      (
+        cmc.loss(z, chunk_rows=rows, **_tau),
+        moco_v3.loss(z, keys, chunk_rows=rows, **_tau),
+      )
+      for rows in (0, 2)
+    ]
+
+  np.testing.assert_allclose(*run(inputs["z"], inputs["keys"]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
+    (lambda z: cmc.loss(z, graph="ring", temperature=1), "'ring'.*core, full"),
+    (lambda z: vicreg.loss(z, variance_reduction="max"), "'max'.*mean, sum"),
+    (lambda z: dim.loss(z, z[:, 0], measure="dv"), "'dv'.*jsd, infonce"),
+    (lambda z: cmc.loss(z[:1], temperature=1), "cmc: 1 row"),
+    (lambda z: moco_v3.loss(z[:1], z[:1], temperature=1), "moco_v3: 1 row"),
+    (lambda z: vicreg.loss(z[:1]), "vicreg: 1 row"),
+    (lambda z: barlow_twins.loss(z[:1]), "barlow_twins: 1 row"),
+    (lambda z: dim.loss(z[:1], z[:1, 0]), "dim: 1 row"),
+  ],
+)
+def test_what_a_formula_refuses(call, message):
+  with pytest.raises(errors.UsageError, match=message) as caught:
+    call(np.ones((4, 2, 3), np.float32))
+  assert "\n" not in str(caught.value)
