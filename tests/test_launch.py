@@ -28,7 +28,14 @@ DISTRIBUTIONS = {
 # Needed by jax, flax or ml_collections themselves.
 BROUGHT = {"absl", "scipy", "jaxlib", "ml_dtypes"}
 # Imported lazily, and installed by whoever asks for the feature.
-BY_REQUEST = {"torch", "tensorflow", "wandb", "huggingface_hub", "libtpu"}
+BY_REQUEST = {
+  "skimage",
+  "torch",
+  "tensorflow",
+  "wandb",
+  "huggingface_hub",
+  "libtpu",
+}
 
 # Stands in for an interpreter: logs its arguments, makes an "environment" of
 # itself, and passes every question that the scripts ask of it.

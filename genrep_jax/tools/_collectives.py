@@ -52,6 +52,7 @@ def purpose(kind, buffer, stages, shapes: Shapes) -> str:
       backward the same sums' gradients, which are also those of the batch
       norm's own scale and bias: the same shape, combined by the compiler.
     "gradients": of any other parameter.
+    "labels": of all rows, whole numbers, for the loss to compare.
     "scalars": the loss and what is measured beside it.
     "unexplained": anything else.
   """
@@ -60,6 +61,8 @@ def purpose(kind, buffer, stages, shapes: Shapes) -> str:
   backward = any(back for _, back in stages)
   if not dims:
     return "scalars" if names <= {"loss", "encode", "update"} else "unexplained"
+  if dims == (shapes.rows,) and buffer.dtype in ("s32", "u32"):
+    return "labels"
   if "loss" in names and shapes.rows in (buffer.shape and _products(dims)):
     # A parameter may be as large as the embeddings; it is never scattered.
     if (

@@ -97,22 +97,19 @@ def select(
   Raises:
     UsageError: no such dictionary, or two hold the same key.
   """
-  groups = sorted({key.rpartition("/")[0] for key in arrays} - {""})
-  beside = {}
+  parts = [key.split("/") for key in arrays]
+  groups = sorted(
+    {"/".join(part[:n]) for part in parts for n in range(1, len(part))}
+  )
   if not subtrees:
     usual = [name for name in _SUBTREES if name in groups]
     if not usual:
       return dict(arrays)
-    subtrees = usual[:1]
     beside = {key: arrays[key] for key in _BESIDE if key in arrays}
-  chosen = dict(beside)
+    return beside | select(_within(arrays, usual[0]))
+  chosen = {}
   for name in subtrees:
-    start = name.rstrip("/") + "/"
-    found = {
-      key.removeprefix(start): x
-      for key, x in arrays.items()
-      if key.startswith(start)
-    }
+    found = _within(arrays, name.rstrip("/"))
     if not found:
       raise errors.UsageError(
         f"--subtree: no dictionary {name!r} in the file; there are: "
@@ -123,6 +120,16 @@ def select(
       raise errors.UsageError(f"--subtree: {twice[0]!r} is in two of them")
     chosen |= found
   return chosen
+
+
+def _within(arrays, group):
+  """Returns the arrays of one dictionary, by their keys in it."""
+  start = group + "/"
+  return {
+    key.removeprefix(start): x
+    for key, x in arrays.items()
+    if key.startswith(start)
+  }
 
 
 def _one_line(error: Exception) -> str:

@@ -155,6 +155,15 @@ def test_too_large_is_a_result_and_other_errors_are_not(monkeypatch, capsys):
     compile_for._compile(None)
 
 
+def test_labels_are_gathered_as_whole_numbers():
+  labels = hlo.Buffer("s32", (128,))
+  found = hlo.stages("")
+  for kind in ("all-reduce", "all-gather"):
+    assert _collectives.purpose(kind, labels, found, SHAPES) == "labels"
+  other = hlo.Buffer("s32", (129,))
+  assert _collectives.purpose(kind, other, found, SHAPES) == "unexplained"
+
+
 @pytest.mark.parametrize(
   ("kind", "shape", "op_name", "what"),
   [

@@ -43,6 +43,14 @@ PARITY = [
     ("in/z_t0.4", "out/images_t0.4"),
   ),
   ("bigbigan_ch8.npz", "bigbigan", [], [], ("in/z", "out/images_out_eps1e-4")),
+  ("dcgan_32.npz", "dcgan", [], [], ("in/z", "out/images")),
+  (
+    "dcgan_32_classes.npz",
+    "dcgan",
+    ["--set", "num_classes=5"],
+    [],
+    ("in/z", "out/images"),
+  ),
   (
     "stylegan2_32_nvidia.npz",
     "stylegan2",
@@ -72,8 +80,9 @@ def test_from_original_keys_to_images(
   assert weights.sha256(out) in said and "parameters" in said
   with np.load(fixture(name)) as file:
     arrays = {"z": file[keys[0]], "expected": file[keys[1]]}
-    if "in/class_id" in file.files:
-      arrays["y"] = file["in/class_id"]
+    for key in ("in/class_id", "in/y"):
+      if key in file.files:
+        arrays["y"] = file[key]
   np.savez(latents, **arrays)
   images = tmp_path / "out.npz"
   render.main(
@@ -230,6 +239,8 @@ def test_a_subtree_is_chosen_or_named(tmp_path):
     with pytest.raises(ValueError, match=words):
       _sources.select(arrays, wanted)
   assert _sources.select({"x/a": 1, "y": 2}) == {"x/a": 1, "y": 2}
+  assert _sources.select({"state/g_ema/a": 1, "state/n": 2}) == {"a": 1}
+  assert _sources.select({"s/t/a": 1}, ["s/t"]) == {"a": 1}
 
 
 def test_every_generator_but_our_own_can_be_converted():

@@ -1,0 +1,107 @@
+"""The target network: an objective gets the average, and no gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genrep_jax import parts as parts_lib, step as step_lib
+from genrep_jax.lib import contracts, errors, rng
+from genrep_jax.views import stages
+from tests import support
+
+BYOL = ("objective.name=byol", "global_batch=8", "ema_decay=0.5")
+OPTIONS = (
+  *BYOL,
+  "objective.projector_hidden=(16,)",
+  "objective.projector_dim=8",
+  "objective.predictor_hidden=(16,)",
+)
+
+
+@pytest.fixture(scope="module")
+def run():
+  """Three steps: (config, program, mesh, states, losses, frozen)."""
+  config = support.tiny(*OPTIONS, *support.SGD)
+  program, mesh, state, frozen = support.open_program(config)
+  jitted = step_lib.jit(program, mesh)
+  states, losses = [jax.device_get(state)], []
+  for _ in range(3):
+    state, measured = jitted(state, frozen)
+    states.append(jax.device_get(state))
+    losses.append(float(measured.compute()["loss"]))
+  return config, program, mesh, states, losses, frozen
+
+
+def test_it_is_the_average_of_encoder_and_head(run):
+  _, _, _, states, _, _ = run
+  average = states[0].params
+  for state in states[1:]:
+    average = jax.tree.map(lambda a, b: (a + b) / 2, average, state.params)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+      average,
+      state.ema["params"],
+    )
+
+
+def test_the_loss_is_that_of_the_averages_features(run):
+  config, program, mesh, states, losses, frozen = run
+  generator, _, _ = parts_lib.load_generator(config, jnp.float32)
+  parts = parts_lib.make_parts(config, None, generator, program.total_steps)
+  views_of = stages.make_views(config, parts, mesh)
+
+  @jax.jit
+  def loss_of(state, frozen):
+    views, _ = views_of(state.step, frozen)
+    b, v = views.images.shape[:2]
+
+    def features(params, batch_stats):
+      rows = views.images.reshape(b * v, *views.images.shape[2:])
+      variables = {"params": params["encoder"], "batch_stats": batch_stats}
+      pooled = parts.encoder.apply(variables, rows, train=True)[0].pooled
+      return contracts.Features(pooled.reshape(b, v, -1))
+
+    ema = state.ema["params"]
+    target = contracts.Target(
+      features(ema, state.ema["batch_stats"]), ema["head"]
+    )
+    loss, _, _ = parts.objective.apply(
+      state.params["head"],
+      features(state.params, state.batch_stats),
+      views,
+      target,
+      state.objective,
+      rng.stream(config.seed, "objective"),
+    )
+    return loss
+
+  for state, loss in zip(states, losses):
+    np.testing.assert_allclose(loss_of(state, frozen), loss, rtol=1e-4)
+  # After a few steps the average is another network: so would be the loss.
+  last = states[-2]
+  same = last.replace(ema={**last.ema, "params": last.params})
+  assert abs(float(loss_of(same, frozen)) - losses[-1]) > 1e-4
+
+
+def test_evaluations_can_take_either_network(run):
+  config, program, _, states, _, _ = run
+  average = program.encoder_variables(states[-1])["params"]
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    average,
+    states[-1].ema["params"]["encoder"],
+  )
+  own = support.tiny(*OPTIONS, "evaluate_ema=False")
+  program = step_lib.build(own, support.mesh_of(1))
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    program.encoder_variables(states[-1])["params"],
+    states[-1].params["encoder"],
+  )
+
+
+def test_without_an_average_there_is_no_target():
+  config = support.tiny(*OPTIONS, "ema_decay=0.0")
+  with pytest.raises(errors.UsageError, match="needs a target network"):
+    step_lib.build(config, support.mesh_of(1))
