@@ -50,7 +50,7 @@ def default_config() -> dict:
 def make(cfg, heads):
   """Makes the objective; it requires labels. Its metric: class_accuracy."""
   num_classes = _options.count(
-    cfg, "num_classes", hint="that of the generator or of the real images"
+    cfg, "num_classes", hint="the generator or the real images have none"
   )
   head = heads.mlp(cfg.head_hidden, num_classes)
 

@@ -56,15 +56,16 @@ def make(cfg, heads):
   constant guess at the mean) and, if supervised, class_cross_entropy and
   class_accuracy.
   """
-  hint = "that of the generator"
   networks = {
     "latent": heads.mlp(
-      cfg.head_hidden, _options.count(cfg, "latent_dim", hint=hint)
+      cfg.head_hidden,
+      _options.count(cfg, "latent_dim", hint="there is no generator"),
     )
   }
   if cfg.supervised:
     networks["classes"] = heads.mlp(
-      cfg.head_hidden, _options.count(cfg, "num_classes", hint=hint)
+      cfg.head_hidden,
+      _options.count(cfg, "num_classes", hint="the generator has none"),
     )
 
   def init(key, features):
