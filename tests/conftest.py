@@ -27,6 +27,11 @@ for _limit in ("call_terminate_timeout", "timeout"):
   if _flag not in os.environ["XLA_FLAGS"]:
     os.environ["XLA_FLAGS"] += f" {_flag}=600"
 
+# Compiling is most of the work here, and half of that optimises programs that
+# run once. Tests that compare bits ask for `optimised`; --slow optimises all.
+if "--slow" not in sys.argv:
+  os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 # One compilation cache per run of the tests, shared with the processes that
 # tests start and gone afterwards: it saves compiling a program again in every
 # one of them, and a stale entry cannot hide anything from the next run.
@@ -67,3 +72,20 @@ def fixture():
     return found
 
   return path
+
+
+def _optimise():
+  """Compiles as users do: without vector code, equal numbers differ in bits."""
+  import jax
+
+  before = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1"
+  jax.config.update("jax_disable_most_optimizations", False)
+  jax.clear_caches()
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
+optimised = pytest.fixture(_optimise, name="optimised")
+optimised_module = pytest.fixture(
+  _optimise, name="optimised_module", scope="module"
+)

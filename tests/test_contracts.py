@@ -33,6 +33,7 @@ SMALL = {
   ("encoders", "small"): {"width": 0.25},
   ("views/pixel", "simclr"): {"crop_px": 0, "mean": (0.5,), "std": (0.5,)},
   ("views/pixel", "none"): {"mean": (0.5,), "std": (0.5,)},
+  ("views/latent", "mixture"): {"views": {"gaussian": {}}},
   ("objectives", "classifier"): {"num_classes": 3},
   ("objectives", "inverter"): {"latent_dim": 5, "num_classes": 3},
   ("objectives", "weighted"): {"terms": {"simclr": {"weight": 2.0}}},
@@ -68,6 +69,7 @@ def same_bits(one, other):
 
 
 @every("generators")
+@pytest.mark.usefixtures("optimised")
 def test_generator(name):
   generator = make("generators", name, dtype=jnp.float32)
   assert isinstance(generator, contracts.Generator)

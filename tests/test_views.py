@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from genrep_jax import parts as parts_lib
 from genrep_jax.generators import small
@@ -31,6 +32,7 @@ def test_identity_latent_view_renders_once_and_shows_the_anchor_twice():
   assert np.abs(views[:, 0] - views[:, 1]).max() > 1e-2  # T_x still differs
 
 
+@pytest.mark.usefixtures("optimised")
 def test_stored_latents_are_shown_as_if_drawn(tmp_path):
   config = support.tiny("sampler.num_anchors=24", "global_batch=16")
   z, y = render.draw(generator(config), config.seed, 24)
@@ -44,6 +46,7 @@ def test_stored_latents_are_shown_as_if_drawn(tmp_path):
   assert parts_lib.stored_latents(stored, generator(config))[1] == 24
 
 
+@pytest.mark.usefixtures("optimised")
 def test_a_pool_of_neighbors_is_a_function_of_seed_anchor_and_number():
   pool = 3
   config = support.tiny(
