@@ -5,9 +5,8 @@ code uses t = 2 and sigma = 0.2 for BigBiGAN, 1.0 for BigGAN-deep, and
 untruncated noise of standard deviation 0.5 (variance 0.25) for StyleGAN2 cars.
 """
 
-import math
-
-from genrep_jax.lib import contracts, errors, rng
+from genrep_jax.lib import contracts, rng
+from genrep_jax.views.latent import _options
 
 
 def default_config() -> dict:
@@ -36,12 +35,8 @@ def make(cfg, generator: contracts.Generator) -> contracts.LatentView:
     UsageError: sigma or truncation is negative or not finite.
   """
   del generator
-  sigma, truncation = float(cfg.sigma), float(cfg.truncation)
-  for name, value in (("sigma", sigma), ("truncation", truncation)):
-    if not (math.isfinite(value) and value >= 0):
-      raise errors.UsageError(
-        f"views.latent gaussian: {name}={value:g}; allowed: {name} >= 0"
-      )
+  sigma = _options.non_negative("gaussian", cfg, "sigma")
+  truncation = _options.non_negative("gaussian", cfg, "truncation")
 
   def view(key, z, y):
     del y

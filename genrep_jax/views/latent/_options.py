@@ -1,0 +1,65 @@
+"""What latent views check at the door, and views within views."""
+
+import math
+
+import ml_collections
+
+from genrep_jax.lib import errors, plugins
+
+_ROOM = "views/latent"
+
+
+def refuse(view: str, what: str, given, allowed: str):
+  """Raises UsageError "views.latent VIEW: WHAT=GIVEN; allowed: ALLOWED"."""
+  raise errors.UsageError(
+    f"views.latent {view}: {what}={given!r}; allowed: {allowed}"
+  )
+
+
+def non_negative(view: str, cfg, key: str) -> float:
+  """Checks that cfg[key] is finite and >= 0; returns it as a float."""
+  value = float(cfg[key])
+  if not (math.isfinite(value) and value >= 0):
+    refuse(view, key, value, f"{key} >= 0")
+  return value
+
+
+def completed(entry, path: str, *, name: str = "", **shared):
+  """Fills in the defaults of a view that is an option of another view.
+
+  Called once when the config is loaded, so that every option can be overridden
+  by its key, and again by `make`, which so refuses the leftovers of a view
+  whose name was overridden.
+
+  Args:
+    entry: options of the inner view, a dictionary.
+    path: its key in the config, for messages.
+    name: the plug-in, where the entry has no name of its own.
+    **shared: options, with defaults, that every view has at this place.
+
+  Returns:
+    A new, unlocked ConfigDict with every option.
+
+  Raises:
+    UsageError: no dictionary, an unknown view, or an option it does not have.
+  """
+  if not isinstance(entry, ml_collections.ConfigDict):
+    raise errors.UsageError(f"{path}: {entry!r} is not a dictionary of options")
+  name = entry.get("name", name)
+  module = plugins.resolve(_ROOM, name)
+  known = {**getattr(module, "default_config", dict)(), **shared, "name": name}
+  for key in entry:
+    if key not in known:
+      raise errors.UsageError(
+        f"{path}: view {name!r} has no option {key!r}; "
+        f"options: {', '.join(known)}"
+      )
+  entry = ml_collections.ConfigDict({**known, **entry.to_dict()})
+  if hasattr(module, "complete"):
+    module.complete(entry, path)
+  return entry
+
+
+def make_inner(entry, generator):
+  """Makes a view from what `completed` returned."""
+  return plugins.resolve(_ROOM, entry.name).make(entry, generator)
