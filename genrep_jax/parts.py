@@ -287,7 +287,7 @@ def _check_objective(cfg, objective, num_classes):
     )
   provided = {"local"}
   if cfg.source.name == "generator":
-    provided.add("latents")
+    provided |= {"latents", "generator"}
   if num_classes:
     provided.add("labels")
   if cfg.ema_decay:

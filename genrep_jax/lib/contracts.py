@@ -83,12 +83,18 @@ class Views(NamedTuple):
     anchors: [b latent_dim], before T_z; None for real images.
     labels: int32 [b], the class given to the generator or of the real image;
       None when there is none.
+    rendered: [b v h w c] in [-1, 1], before T_x; for objectives that require
+      "generator", else None.
+    render: latents [b v latent_dim] -> images [b v h w c] in [-1, 1], under the
+      anchors' own classes and differentiable; likewise.
   """
 
   images: Array
   latents: Array | None = None
   anchors: Array | None = None
   labels: Array | None = None
+  rendered: Array | None = None
+  render: Callable[[Array], Array] | None = None
 
 
 class Target(NamedTuple):
@@ -111,7 +117,7 @@ class Objective:
   each other. Sees GLOBAL arrays under jit: no axis names, no gathers.
 
   Attributes:
-    requires: subset of {"local", "target", "labels", "latents"}.
+    requires: subset of {"local", "target", "labels", "latents", "generator"}.
     min_views: smallest V it is defined for.
     init: (key, features) -> (head params, objective state), where `features` is
       a Features of ShapeDtypeStructs [b v f]; state is {} when there is none.

@@ -121,7 +121,21 @@ def make_views(cfg, parts, mesh):
         draws["latents"], (b, v, draws["latents"].shape[-1])
       )
       anchors = draws["anchors"]
-    return contracts.Views(augmented, latents, anchors, labels), images
+    shown = contracts.Views(augmented, latents, anchors, labels)
+    if "generator" in parts.objective.requires:
+
+      def render_again(latents):
+        return render_latents(
+          parts.generator,
+          frozen["generator"],
+          latents,
+          draws["labels"],
+          mesh,
+          cfg.generator.render_chunk,
+        )
+
+      shown = shown._replace(rendered=images, render=render_again)
+    return shown, images
 
   return views
 
