@@ -37,7 +37,7 @@ def prefixes(config, mesh):
       config, parts_lib.compute_dtype(config)
     )
   parts = parts_lib.make_parts(config, dataset, generator, program.total_steps)
-  views_of = stages.make_views(config, parts, mesh)
+  views_of = stages.make_stages(config, parts, mesh).views
   state = state_lib.initial(program, mesh)
   frozen = state_lib.put_frozen(program, mesh)
 

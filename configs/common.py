@@ -42,6 +42,8 @@ def get_config() -> ml_collections.ConfigDict:
       "num_views": 2,  # v
       "anchor_first": True,  # view 0 is the anchor; False: T_z on all views
       "num_neighbors": 0,  # T_z's pool per anchor; 0: new ones at every visit
+      "rendering_of": (),  # rendering that each view shows, e.g. multi-crop's
+      # (0, 1, 0, 0, 1, 1); (): each view its own
       "pixel_on": (),  # views that get T_x, e.g. (1,); (): all
       "latent": {"name": "gaussian"},  # T_z
       "pixel": {"name": "simclr"},  # T_x

@@ -7,6 +7,7 @@ together, is refused here, before anything is compiled.
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
@@ -34,10 +35,12 @@ class Parts:
   Attributes:
     generator: the frozen generator, or None (source "array").
     dataset: real images in the program, or None (source "generator").
-    latent_view: T_z, or None.
-    latent_view_is_identity: T_z leaves z alone, so one rendering serves all
-      views.
+    latent_view: T_z, a function or a contracts.LearnedView; None without a
+      generator.
+    rendering_of: which of an anchor's renderings each view shows.
     pixel_views: T_x of every view.
+    view_shapes: (h, w, c) of every view after T_x; those of a smaller size
+      come last.
     encoder, objective, optimizer, schedule: as their contracts say.
     image_shape: (h, w, c) before T_x.
     num_anchors: size of a virtual data set of latents; 0: endless.
@@ -46,9 +49,10 @@ class Parts:
 
   generator: contracts.Generator | None
   dataset: contracts.Dataset | None
-  latent_view: contracts.LatentView | None
-  latent_view_is_identity: bool
+  latent_view: contracts.LatentView | contracts.LearnedView | None
+  rendering_of: tuple[int, ...]
   pixel_views: tuple[contracts.PixelView, ...]
+  view_shapes: tuple[tuple[int, int, int], ...]
   encoder: contracts.Encoder
   objective: contracts.Objective
   optimizer: optax.GradientTransformation
@@ -56,6 +60,12 @@ class Parts:
   image_shape: tuple[int, int, int]
   num_anchors: int
   num_classes: int
+
+  @property
+  def learned_view(self) -> contracts.LearnedView | None:
+    """T_z if it learns, else None."""
+    view = self.latent_view
+    return view if isinstance(view, contracts.LearnedView) else None
 
 
 def compute_dtype(cfg):
@@ -157,15 +167,75 @@ def _make_latent_view(cfg, generator):
   return view, cfg.views.latent.name == "none"
 
 
-def _check_neighbors(cfg):
+def _rendering_of(cfg, only_one) -> tuple[int, ...]:
+  """Returns which rendering each view shows; all the one if `only_one`."""
+  views, given = cfg.views.num_views, tuple(cfg.views.rendering_of)
+  if views < 1:
+    raise errors.UsageError(f"views.num_views: {views} is not positive")
+  renderings = set(given)
+  if given and (len(given) != views or renderings != {*range(len(renderings))}):
+    raise errors.UsageError(
+      f"views.rendering_of: {given} must be () or {views} numbers, one per "
+      "view, that count the anchor's renderings from 0"
+    )
+  if only_one:
+    return (0,) * views
+  _check_neighbors(cfg, len(renderings) or views)
+  return given or tuple(range(views))
+
+
+def _check_neighbors(cfg, renderings):
   """Refuses a pool of neighbours that is smaller than what is drawn of it."""
-  pool, views = cfg.views.num_neighbors, cfg.views.num_views
-  drawn = views - bool(cfg.views.anchor_first)
+  pool = cfg.views.num_neighbors
+  drawn = renderings - bool(cfg.views.anchor_first)
   if pool < 0 or 0 < pool < drawn:
     raise errors.UsageError(
       f"views.num_neighbors: {pool} must be 0 (always new ones) or at least "
       f"{drawn}, the views drawn from the pool"
     )
+
+
+def _view_shapes(cfg, pixel_views, encoder, objective, image_shape):
+  """Returns the shape of every view; refuses what cannot be encoded."""
+  image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
+  shapes = tuple(
+    jax.eval_shape(view, jax.random.key(0), image).shape for view in pixel_views
+  )
+  local = [shape for shape in shapes if shape != shapes[0]]
+  if len(set(local)) > 1 or local != list(shapes[len(shapes) - len(local) :]):
+    raise errors.UsageError(
+      f"views.pixel {cfg.views.pixel.name!r}: views of {list(shapes)}; allowed "
+      "are one size, or a first size and, for the last views, one other"
+    )
+  if not local:
+    return shapes
+  if "local" in objective.requires:
+    raise errors.UsageError(
+      f"objective {cfg.objective.name!r} needs local maps of one size, but "
+      f"views.pixel {cfg.views.pixel.name!r} gives views of two"
+    )
+  _check_encodes(cfg, encoder, shapes[0], local[0])
+  return shapes
+
+
+def _check_encodes(cfg, encoder, shape, local_shape):
+  """Refuses local crops that the encoder cannot take as it takes the others."""
+
+  def features(shape):
+    variables = encoder.init(jax.random.key(0), shape)
+    images = jnp.zeros((1, *local_shape), jnp.float32)
+    return encoder.apply(variables, images, train=False)[0].pooled
+
+  try:
+    jax.eval_shape(lambda: features(shape))
+  except Exception as error:  # whatever the encoder's own code raises
+    reason = " ".join(str(error).split())
+    height, width, _ = local_shape
+    raise errors.UsageError(
+      f"encoder {cfg.encoder.name!r} cannot take the local crops of "
+      f"{height}x{width} pixels that views.pixel {cfg.views.pixel.name!r} "
+      f"cuts: {reason}"
+    ) from error
 
 
 def _pixel_views(cfg, image_shape) -> tuple[contracts.PixelView, ...]:
@@ -228,13 +298,17 @@ def make_parts(cfg, dataset, generator, total_steps, num_anchors=0) -> Parts:
     latent_view, identity = _make_latent_view(cfg, generator)
   else:
     latent_view, identity = None, True
-  _check_neighbors(cfg)
+  encoder = plugins.resolve("encoders", cfg.encoder.name).make(
+    cfg.encoder, dtype=compute_dtype(cfg)
+  )
   objective_module = plugins.resolve("objectives", cfg.objective.name)
   sizes = {"num_classes": num_classes}
   if generator is not None:
     sizes["latent_dim"] = generator.latent_dim
   objective = objective_module.make(_filled(cfg.objective, sizes), heads)
   _check_objective(cfg, objective, num_classes)
+  rendering_of = _rendering_of(cfg, identity)
+  pixel_views = _pixel_views(cfg, image_shape)
   epoch = num_anchors or (
     len(dataset.train.images) if dataset is not None else 0
   )
@@ -248,11 +322,10 @@ def make_parts(cfg, dataset, generator, total_steps, num_anchors=0) -> Parts:
     generator=generator,
     dataset=dataset,
     latent_view=latent_view,
-    latent_view_is_identity=identity,
-    pixel_views=_pixel_views(cfg, image_shape),
-    encoder=plugins.resolve("encoders", cfg.encoder.name).make(
-      cfg.encoder, dtype=compute_dtype(cfg)
-    ),
+    rendering_of=rendering_of,
+    pixel_views=pixel_views,
+    view_shapes=_view_shapes(cfg, pixel_views, encoder, objective, image_shape),
+    encoder=encoder,
     objective=objective,
     optimizer=optim.make(cfg.optimizer, schedule),
     schedule=schedule,

@@ -19,6 +19,7 @@ class TrainState:
     opt_state: optax state of `params`.
     ema: {"params": ..., "batch_stats": ...} averaged, or {} when off.
     objective: the objective's own state, {} when it has none.
+    views: {"params": ..., "opt_state": ...} of a trained T_z, else {}.
   """
 
   step: jax.Array
@@ -27,6 +28,7 @@ class TrainState:
   opt_state: Any
   ema: Any
   objective: Any
+  views: Any
 
 
 def abstract(program: contracts.Program, mesh) -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ from genrep_jax.lib import (
   plugins,
   rng,
 )
-from genrep_jax.views import stages
+from genrep_jax.views import learned, stages
 
 STAGES = ("sample", "render", "augment", "encode", "loss", "update")
 _PREVIEW_ANCHORS = 12
@@ -31,17 +31,17 @@ _PREVIEW_ANCHORS = 12
 def _initial_state(cfg, parts: parts_lib.Parts) -> state_lib.TrainState:
   """State of step 0, a pure function of the seed."""
   key = rng.stream(cfg.seed, "init")
-  shape = jax.eval_shape(
-    parts.pixel_views[0],
-    key,
-    jax.ShapeDtypeStruct(parts.image_shape, jnp.float32),
-  ).shape
-  encoder = parts.encoder.init(jax.random.fold_in(key, 0), shape)
-  images = jax.ShapeDtypeStruct(
-    (cfg.global_batch, cfg.views.num_views, *shape), jnp.float32
-  )
+  shapes = parts.view_shapes
+  encoder = parts.encoder.init(jax.random.fold_in(key, 0), shapes[0])
+  groups = [
+    jax.ShapeDtypeStruct(
+      (cfg.global_batch, shapes.count(shape), *shape), jnp.float32
+    )
+    for shape in dict.fromkeys(shapes)
+  ]
   features = jax.eval_shape(
-    lambda variables, x: _encode_views(parts, variables, x)[0], encoder, images
+    lambda *groups: _encode_views(parts, encoder, contracts.Views(*groups))[0],
+    *groups,
   )
   head, objective = parts.objective.init(jax.random.fold_in(key, 1), features)
   params = {"encoder": encoder["params"], "head": head}
@@ -56,88 +56,80 @@ def _initial_state(cfg, parts: parts_lib.Parts) -> state_lib.TrainState:
     opt_state=parts.optimizer.init(params),
     ema=ema,
     objective=objective,
+    views=learned.init(parts.learned_view, rng.stream(cfg.seed, "views_init")),
   )
 
 
-def _encode_views(parts: parts_lib.Parts, variables, images):
-  """Encodes [b v h w c] in one call, so that BatchNorm sees one batch.
+def _encode_views(parts: parts_lib.Parts, variables, views: contracts.Views):
+  """Encodes all views of one size in one call: BatchNorm sees one batch.
 
   Returns:
     (Features [b v ...], batch_stats).
   """
-  b, v = images.shape[:2]
-  features, batch_stats = parts.encoder.apply(
-    variables,
-    images.reshape(b * v, *images.shape[2:]),
-    train=True,
-    local="local" in parts.objective.requires,
-  )
-  features = jax.tree.map(lambda x: x.reshape(b, v, *x.shape[1:]), features)
-  return features, batch_stats
+  groups, batch_stats = [], variables["batch_stats"]
+  for images in (views.images, views.local_crops):
+    if images is None:
+      continue
+    b, v = images.shape[:2]
+    features, batch_stats = parts.encoder.apply(
+      {"params": variables["params"], "batch_stats": batch_stats},
+      images.reshape(b * v, *images.shape[2:]),
+      train=True,
+      local="local" in parts.objective.requires,
+    )
+    groups.append(
+      jax.tree.map(lambda x, b=b, v=v: x.reshape(b, v, *x.shape[1:]), features)
+    )
+  if len(groups) == 1:
+    return groups[0], batch_stats
+  pooled = jnp.concatenate([group.pooled for group in groups], axis=1)
+  return contracts.Features(pooled), batch_stats
 
 
-def make_train_step(cfg, parts: parts_lib.Parts, mesh, total_steps: int):
-  """Returns the pure step `(state, frozen) -> (state, metrics)`.
+class TrainStep:
+  """The pure step `(state, frozen) -> (state, metrics)`, and `show`.
 
   The six stages run under `jax.named_scope`s of their names, in the order of
-  `STAGES`; gradients flow from `loss` back through `encode` only.
+  `STAGES`; gradients flow from `loss` back through `encode` only, unless T_z is
+  learned: then through `augment` and `render` as well, to the latents.
   """
-  views_of = stages.make_views(cfg, parts, mesh)
-  use_target = "target" in parts.objective.requires
-  ema_decay = optim.ramp(cfg.ema_decay, cfg.ema_final_decay, total_steps)
 
-  def target_of(ema, images):
-    # Its batch norms see the batch, as those of the trained network do.
-    variables = {
-      "params": ema["params"]["encoder"],
-      "batch_stats": ema["batch_stats"],
-    }
-    features, _ = _encode_views(parts, variables, images)
-    target = contracts.Target(features, ema["params"]["head"])
-    return jax.lax.stop_gradient(target)
+  def __init__(self, cfg, parts: parts_lib.Parts, mesh, total_steps: int):
+    self._cfg, self._parts, self._mesh = cfg, parts, mesh
+    self._stages = stages.make_stages(cfg, parts, mesh)
+    self._ema_decay = optim.ramp(
+      cfg.ema_decay, cfg.ema_final_decay, total_steps
+    )
 
-  def loss_of(params, state, views):
-    with jax.named_scope("encode"):
-      features, batch_stats = _encode_views(
-        parts,
-        {"params": params["encoder"], "batch_stats": state.batch_stats},
-        views.images,
-      )
-      target = target_of(state.ema, views.images) if use_target else None
-    with jax.named_scope("loss"):
-      key = jax.random.fold_in(
-        rng.stream(cfg.seed, "objective"), state.step.astype(jnp.uint32)
-      )
-      loss, extra, objective = parts.objective.apply(
-        params["head"], features, views, target, state.objective, key
-      )
-    return loss, (extra, batch_stats, objective)
-
-  def train_step(state, frozen):
-    views, _ = views_of(state.step, frozen)
-    (loss, (extra, batch_stats, objective)), grads = jax.value_and_grad(
-      loss_of, has_aux=True
-    )(state.params, state, views)
+  def __call__(self, state, frozen):
+    """Returns (the next state, the step's metrics)."""
+    draws, latents, searched = self._draw(state, frozen)
+    out, grads, ascent = self._gradients(state, frozen, draws, latents)
+    loss, (extra, batch_stats, objective) = out
     with jax.named_scope("update"):
-      updates, opt_state = parts.optimizer.update(
+      updates, opt_state = self._parts.optimizer.update(
         grads, state.opt_state, state.params
       )
       params = optax.apply_updates(state.params, updates)
       ema = state.ema
-      if cfg.ema_decay:
+      if self._cfg.ema_decay:
         ema = optim.ema(
           ema,
           {"params": params, "batch_stats": batch_stats},
-          ema_decay(state.step),
+          self._ema_decay(state.step),
           state.step,
         )
-      grad_norm = optax.tree.norm(grads)
+      views, climbed = learned.climb(
+        self._parts.learned_view, state.views, ascent
+      )
       measured = metrics.collection(
         state.step + 1,
         loss=loss,
-        grad_norm=grad_norm,
-        learning_rate=parts.schedule(state.step),
+        grad_norm=optax.tree.norm(grads),
+        learning_rate=self._parts.schedule(state.step),
         **extra,
+        **searched,
+        **climbed,
       )
     new_state = state.replace(
       step=state.step + 1,
@@ -146,10 +138,84 @@ def make_train_step(cfg, parts: parts_lib.Parts, mesh, total_steps: int):
       opt_state=opt_state,
       ema=ema,
       objective=objective,
+      views=views,
     )
     return new_state, measured
 
-  return train_step
+  def show(self, state, frozen):
+    """Returns (Views, images [b v h w c] before T_x) that the step encodes."""
+    draws, latents, _ = self._draw(state, frozen)
+    return self._stages.show(draws, latents, frozen)
+
+  def _draw(self, state, frozen):
+    """Returns (draws, latents after T_z, metrics of a search for them)."""
+    draws = self._stages.sample(state.step, frozen)
+    latents = self._stages.move(draws, state.views.get("params", {}))
+
+    def loss(latents):
+      views, _ = self._stages.show(draws, latents, frozen)
+      return self._loss(state.params, state, views)[0]
+
+    # The first rendering of an anchor is the anchor.
+    start = int(self._cfg.views.anchor_first)
+    latents, measured = learned.search(
+      self._parts.learned_view,
+      loss,
+      latents,
+      draws.get("anchors"),
+      start,
+      self._mesh,
+    )
+    return draws, latents, measured
+
+  def _gradients(self, state, frozen, draws, latents):
+    """Returns ((loss, aux), gradient of params, that of a trained T_z's)."""
+    if not state.views:
+      views, _ = self._stages.show(draws, latents, frozen)
+      out, grads = jax.value_and_grad(self._loss, has_aux=True)(
+        state.params, state, views
+      )
+      return out, grads, None
+
+    def loss(params, view_params):
+      latents = self._stages.move(draws, view_params)
+      views, _ = self._stages.show(draws, latents, frozen)
+      return self._loss(params, state, views)
+
+    out, (grads, ascent) = jax.value_and_grad(
+      loss, argnums=(0, 1), has_aux=True
+    )(state.params, state.views["params"])
+    return out, grads, ascent
+
+  def _loss(self, params, state, views):
+    """Returns (loss, (metrics, batch_stats, the objective's new state))."""
+    with jax.named_scope("encode"):
+      features, batch_stats = _encode_views(
+        self._parts,
+        {"params": params["encoder"], "batch_stats": state.batch_stats},
+        views,
+      )
+      target = None
+      if "target" in self._parts.objective.requires:
+        target = self._target(state.ema, views)
+    with jax.named_scope("loss"):
+      key = jax.random.fold_in(
+        rng.stream(self._cfg.seed, "objective"), state.step.astype(jnp.uint32)
+      )
+      loss, extra, objective = self._parts.objective.apply(
+        params["head"], features, views, target, state.objective, key
+      )
+    return loss, (extra, batch_stats, objective)
+
+  def _target(self, ema, views):
+    # Its batch norms see the batch, as those of the trained network do.
+    variables = {
+      "params": ema["params"]["encoder"],
+      "batch_stats": ema["batch_stats"],
+    }
+    features, _ = _encode_views(self._parts, variables, views)
+    target = contracts.Target(features, ema["params"]["head"])
+    return jax.lax.stop_gradient(target)
 
 
 def jit(program: contracts.Program, mesh, steps_per_call: int = 1):
@@ -236,20 +302,22 @@ def build(cfg, mesh) -> contracts.Program:
   chance = parts.objective.chance(cfg.global_batch, cfg.views.num_views)
   if chance is not None:
     facts["chance level of the loss"] = f"{chance:.4f}"
-  train_step = make_train_step(cfg, parts, mesh, total_steps)
-  views = stages.make_views(cfg, parts, mesh)
+  train_step = TrainStep(cfg, parts, mesh, total_steps)
 
   mean, std = (jnp.asarray(x, jnp.float32) for x in _normalisation(cfg))
 
   def preview(state, frozen):
     """A column per anchor, a row per view."""
-    shown, before = views(state.step, frozen)
+    shown, before = train_step.show(state, frozen)
+    pictures = {"views_before_pixel": before}
+    for name, images in (
+      ("views", shown.images),
+      ("views_local", shown.local_crops),
+    ):
+      if images is not None:
+        pictures[name] = (images * std + mean) * 2 - 1
     columns = min(_PREVIEW_ANCHORS, cfg.global_batch)
-    after = (shown.images * std + mean) * 2 - 1
-    return {
-      "views_before_pixel": before[:columns].swapaxes(0, 1),
-      "views": after[:columns].swapaxes(0, 1),
-    }
+    return {k: x[:columns].swapaxes(0, 1) for k, x in pictures.items()}
 
   def encode(variables, images):
     # As T_x hands them on, but whole: normalised, nothing cut or jittered.

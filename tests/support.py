@@ -80,7 +80,7 @@ def shown(config, devices=1, step=0):
   parts = parts_lib.make_parts(
     config, None, generator, program.total_steps, num_anchors
   )
-  views_of = jax.jit(stages.make_views(config, parts, mesh))
+  views_of = jax.jit(stages.make_stages(config, parts, mesh).views)
   frozen = state_lib.put_frozen(program, mesh)
   views, before = views_of(jnp.int32(step), frozen)
   return tuple(np.asarray(x) for x in (before, views.images, views.latents))

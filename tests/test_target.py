@@ -49,7 +49,7 @@ def test_the_loss_is_that_of_the_averages_features(run):
   config, program, mesh, states, losses, frozen = run
   generator, _, _ = parts_lib.load_generator(config, jnp.float32)
   parts = parts_lib.make_parts(config, None, generator, program.total_steps)
-  views_of = stages.make_views(config, parts, mesh)
+  views_of = stages.make_stages(config, parts, mesh).views
 
   @jax.jit
   def loss_of(state, frozen):

@@ -45,8 +45,35 @@ class Generator:
 # (key, z [latent_dim], y) -> z' [latent_dim], for one anchor.
 LatentView = Callable[[Array, Array, Array], Array]
 
+
+@dataclasses.dataclass(frozen=True)
+class LearnedView:
+  """A T_z that learns what is hard for the encoder; `make` may return one.
+
+  Either kind of learning goes through the frozen generator, T_x and the
+  encoder, inside the one program.
+
+  Attributes:
+    init: key -> params; {} if there is nothing to train.
+    apply: (params, key, z [latent_dim], y) -> z' [latent_dim], for one anchor.
+    optimizer: trains `params` UP the objective's loss in every step, beside the
+      encoder, which goes down; None without params.
+    search: None, or (slope, latents [b r d], anchors [b d]) -> (latents
+      [b r d], metrics), which moves what `apply` gave. `slope`: latents ->
+      (loss, its gradient [b r d]) under the encoder as it is; a latent that
+      must stay where it is has the slope 0.
+  """
+
+  init: Callable[[Array], Tree]
+  apply: Callable[[Tree, Array, Array, Array], Array]
+  optimizer: Any = None  # an optax.GradientTransformation
+  search: Callable[..., tuple[Array, Mapping[str, Array]]] | None = None
+
+
 # T_x, `views/pixel/<name>.py: make(cfg)`:
 # (key, image [h w c] in [-1, 1]) -> view [h' w' c], normalised; sizes static.
+# Where the views of an anchor differ, the module also has
+# `make_for_view(cfg, number)`; the last views may have another, smaller size.
 PixelView = Callable[[Array, Array], Array]
 
 
@@ -79,6 +106,8 @@ class Views(NamedTuple):
 
   Attributes:
     images: [b v h w c], after T_x.
+    local_crops: [b l h' w' c], the last views where T_x cuts these smaller;
+      `images` then has the others, and v counts both elsewhere. Else None.
     latents: [b v latent_dim], after T_z; None for real images.
     anchors: [b latent_dim], before T_z; None for real images.
     labels: int32 [b], the class given to the generator or of the real image;
@@ -93,6 +122,7 @@ class Views(NamedTuple):
   latents: Array | None = None
   anchors: Array | None = None
   labels: Array | None = None
+  local_crops: Array | None = None
   rendered: Array | None = None
   render: Callable[[Array], Array] | None = None
 
