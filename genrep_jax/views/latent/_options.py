@@ -4,7 +4,7 @@ import math
 
 import ml_collections
 
-from genrep_jax.lib import errors, plugins
+from genrep_jax.lib import contracts, errors, plugins
 
 _ROOM = "views/latent"
 
@@ -61,5 +61,11 @@ def completed(entry, path: str, *, name: str = "", **shared):
 
 
 def make_inner(entry, generator):
-  """Makes a view from what `completed` returned."""
-  return plugins.resolve(_ROOM, entry.name).make(entry, generator)
+  """Makes a view from what `completed` returned; it must not learn."""
+  view = plugins.resolve(_ROOM, entry.name).make(entry, generator)
+  if isinstance(view, contracts.LearnedView):
+    raise errors.UsageError(
+      f"views.latent: {entry.name!r} learns and cannot be a part of another "
+      "view"
+    )
+  return view

@@ -10,7 +10,7 @@ dimensions), z' stays where the prior has its mass, unlike z + w.
 import jax.numpy as jnp
 
 from genrep_jax.lib import contracts, rng
-from genrep_jax.views.latent import _options
+from genrep_jax.views.latent import _options, _vectors
 
 
 def default_config() -> dict:
@@ -47,15 +47,8 @@ def make(cfg, generator: contracts.Generator) -> contracts.LatentView:
     w = rng.truncated_normal(key, z.shape, sigma=sigma, truncation=truncation)
     anchor = z.astype(jnp.float32)
     moved = anchor + w
-    length = _norm(moved)
-    scale = _norm(anchor) / jnp.where(length > 0, length, 1.0)
+    length = _vectors.norm(moved)
+    scale = _vectors.norm(anchor) / jnp.where(length > 0, length, 1.0)
     return (moved * scale).astype(z.dtype)
 
   return view
-
-
-def _norm(x):
-  # The norm's derivative is infinite at zero, and 0 * inf would be NaN.
-  square = jnp.sum(x * x)
-  positive = square > 0
-  return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
