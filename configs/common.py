@@ -77,6 +77,12 @@ def get_config() -> ml_collections.ConfigDict:
       "rows": (),  # ((name, ("key=value", ...)), ...)
       "seeds": (0,),
       "parallel": 1,  # runs at a time, each on its share of the cores
+      # The plot's lines, ((line, ((x, name of a row), ...)), ...); (): a dot
+      # for every row, but for `levels`, rows drawn as lines of reference.
+      "curves": (),
+      "levels": (),
+      "x_label": "",
+      "log_x": False,
     }
   )
   c.distributed = ml_collections.ConfigDict(
@@ -100,4 +106,32 @@ def get_config() -> ml_collections.ConfigDict:
     c.evaluations,
   ):
     room.unlock()  # ... and a plug-in's options are checked when it is known
+  return c
+
+
+# What the rows of a small study share: the quick start's updates cut to a
+# third, and one core for a run, so that two cores take two runs at a time.
+STUDY_BUDGET = (
+  "total_steps=400",
+  "evaluate_every_steps=0",
+  "cpu_devices=1",
+)
+
+
+def get_study(title: str, rows, **options) -> ml_collections.ConfigDict:
+  """Returns a study of the quick start within STUDY_BUDGET, three seeds.
+
+  Args:
+    title: name of the study.
+    rows: ((name, overrides of the quick start), ...).
+    **options: of `study`: curves, levels, x_label, log_x.
+  """
+  c = get_config()
+  c.job = "study"
+  c.title = title
+  c.study.base = "configs/quickstart.py"
+  c.study.rows = tuple((name, (*STUDY_BUDGET, *row)) for name, row in rows)
+  c.study.seeds = (0, 1, 2)
+  c.study.parallel = 2
+  c.study.update(options)
   return c

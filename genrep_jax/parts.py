@@ -170,8 +170,6 @@ def _make_latent_view(cfg, generator):
 def _rendering_of(cfg, only_one) -> tuple[int, ...]:
   """Returns which rendering each view shows; all the one if `only_one`."""
   views, given = cfg.views.num_views, tuple(cfg.views.rendering_of)
-  if views < 1:
-    raise errors.UsageError(f"views.num_views: {views} is not positive")
   renderings = set(given)
   if given and (len(given) != views or renderings != {*range(len(renderings))}):
     raise errors.UsageError(

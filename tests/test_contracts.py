@@ -5,6 +5,8 @@ has the right shapes, gives the same bits for the same key, puts the batch axis
 first and keeps no state.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -157,6 +159,11 @@ def test_images_have_gradients_by_the_latents(name):
 def test_latent_view(name):
   generator = make("generators", "small", dtype=jnp.float32)
   view = make("views/latent", name, generator)
+  if isinstance(view, contracts.LearnedView):
+    params = view.init(KEY)
+    assert bool(params) == (view.optimizer is not None)
+    assert params or view.search is not None  # or it learns nothing
+    view = functools.partial(view.apply, params)
   z, y = generator.sample(KEY)
   moved = jax.jit(view)(KEY, z, y)
   assert moved.shape == z.shape and moved.dtype == z.dtype

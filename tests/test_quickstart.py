@@ -147,7 +147,9 @@ def test_a_study_goes_on_where_it_stopped(tmp_path):
   names = ["raw pixels", "random initialisation", "a", "b"]
   assert [row["name"] for row in table["rows"]] == names
   assert all(row["seeds"] == [0, 1] for row in table["rows"])
-  assert len(table["runs"]) == 4
+  lines = (tmp_path / "runs.jsonl").read_text().splitlines()
+  assert [json.loads(line)["row"] for line in lines[4:]] == [*"aabb"]
+  assert (tmp_path / "linear.svg").exists()
   stamp = (tmp_path / "a" / "seed0" / "summary.json").stat().st_mtime
   (tmp_path / "b" / "seed1" / "summary.json").unlink()
   again = support.run("genrep_jax.main", *words, *tiny, timeout=600)

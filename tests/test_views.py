@@ -6,7 +6,7 @@ import pytest
 
 from genrep_jax import parts as parts_lib
 from genrep_jax.generators import small
-from genrep_jax.lib import configs, rng
+from genrep_jax.lib import configs, errors, rng
 from genrep_jax.tools import render
 from tests import support
 
@@ -85,6 +85,32 @@ def test_pixel_views_can_be_left_out_of_some_views():
   everywhere = support.tiny(*TINY, "views.num_views=3")
   same = support.shown(everywhere)[1]
   np.testing.assert_allclose(views[:, 1], same[:, 1], atol=1e-5)
+
+
+def test_views_can_share_a_rendering():
+  """Two renderings, four views: what multi-crop wants."""
+  options = (*TINY, "views.num_views=4", "views.rendering_of=(0,1,1,0)")
+  before, views, latents = support.shown(support.tiny(*options))
+  pairs = support.shown(support.tiny(*TINY))
+  for shown, own in ((before, pairs[0]), (latents, pairs[2])):
+    np.testing.assert_allclose(shown[:, :2], own, atol=2e-6)
+    np.testing.assert_array_equal(shown[:, 2], shown[:, 1])
+    np.testing.assert_array_equal(shown[:, 3], shown[:, 0])
+  assert np.abs(views[:, 2] - views[:, 1]).max() > 1e-2  # T_x still differs
+  assert np.abs(latents[:, 1] - latents[:, 0]).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+  "options, says",
+  [
+    (("views.rendering_of=(0,)",), r"\(0,\) must be \(\) or 2 numbers"),
+    (("views.rendering_of=(0,2)",), "count the anchor's renderings from 0"),
+  ],
+)
+def test_impossible_views_are_refused(options, says):
+  with pytest.raises(errors.UsageError, match=says) as raised:
+    support.open_program(support.tiny(*options))
+  assert "\n" not in str(raised.value)
 
 
 def test_steps_of_a_run_are_counted_by_stored_latents(tmp_path):

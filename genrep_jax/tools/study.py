@@ -3,7 +3,11 @@
 A study is a config with `job = "study"` (configs/studies/*.py); main.py runs
 it. Every run is a process of its own in `workdir/<row>/seed<k>`, resumes by
 itself, and is skipped when it is complete, so the same command goes on after
-an interruption. `workdir/table.json` and `table.md` hold mean and spread.
+an interruption. `workdir` then holds `runs.jsonl`, a line per run with all its
+numbers, and what is made of it: `table.json` and `table.md` with mean and
+spread, and a plot per accuracy. Made again from the runs alone, or anywhere:
+
+  python -m genrep_jax.tools.study --config STUDY.py --runs runs.jsonl --out DIR
 """
 
 import json
@@ -13,7 +17,8 @@ import re
 import subprocess
 import sys
 
-from genrep_jax.lib import configs, errors, versions
+from genrep_jax.lib import configs, errors, plots, versions
+from genrep_jax.tools import _cli, report
 
 
 def commands(config, overrides, workdir) -> list[tuple[str, int, list[str]]]:
@@ -77,16 +82,15 @@ def run(file, overrides, config, workdir) -> int:
     )
   waiting = [r for r in commands(config, overrides, workdir) if not done(r[2])]
   failed = _run_all(waiting, parallel, cores)
-  table = collect(file, config, overrides, workdir)
-  path = pathlib.Path(workdir) / "table.json"
-  path.parent.mkdir(parents=True, exist_ok=True)
-  from genrep_jax.tools import report
-
-  path.write_text(json.dumps(table, indent=1) + "\n")
-  text = report.markdown_table(table["rows"])
-  path.with_suffix(".md").write_text(text + "\n")
-  print(text)
-  print(path)
+  lines = gather(commands(config, overrides, workdir))
+  folder = pathlib.Path(workdir)
+  folder.mkdir(parents=True, exist_ok=True)
+  text = "".join(json.dumps(line) + "\n" for line in lines)
+  (folder / "runs.jsonl").write_text(text)
+  command = f"python -m genrep_jax.main --config {file} --workdir {workdir}"
+  command += "".join(f" --config.{text}" for text in overrides)
+  print(write(config, lines, folder, command))
+  print(folder / "table.json")
   for name, seed in failed:
     print(f"failed: {name} seed {seed}", file=sys.stderr)
   return 1 if failed else errors.EXIT_OK
@@ -131,24 +135,28 @@ def _run_all(waiting, parallel, cores):
   return failed
 
 
-def collect(file, config, overrides, workdir) -> dict:
-  """Gathers the finished runs' numbers into a table with its provenance."""
-  from genrep_jax.tools import report
+def gather(runs) -> list[dict]:
+  """Reads the finished runs and the floors that came with the first row.
 
-  finished = {}  # row name -> [(seed, command, summary)]
-  for name, seed, command in commands(config, overrides, workdir):
-    if done(command):
-      text = (_workdir(command) / "summary.json").read_text()
-      finished.setdefault(name, []).append((seed, command, json.loads(text)))
-  rows = _floors(next(iter(finished.values()), []))
-  for name, runs in finished.items():
-    results = [summary["results"] for _, _, summary in runs]
-    rows.append(report.as_row(name, results, [seed for seed, _, _ in runs]))
-  return {
-    "rows": rows,
-    "command": f"python -m genrep_jax.main --config {file} --workdir {workdir}"
-    + "".join(f" --config.{text}" for text in overrides),
-    "runs": [
+  Args:
+    runs: as `commands` lists them.
+
+  Returns:
+    A dictionary per line of runs.jsonl: row, seed and results of a run, its
+    seconds, steps and command; of a floor, `floor` instead of these three.
+  """
+  lines, floors = [], []
+  for name, seed, command in runs:
+    if not done(command):
+      continue
+    summary = json.loads((_workdir(command) / "summary.json").read_text())
+    if not lines or name == lines[0]["row"]:
+      for row in summary["rows"]:
+        if row.get("floor"):
+          results = {"knn": row["knn"], "linear_accuracy": row["linear"]}
+          floor = {"row": row["name"], "seed": seed, "floor": True}
+          floors.append({**floor, "results": results})
+    lines.append(
       {
         "row": name,
         "seed": seed,
@@ -157,26 +165,119 @@ def collect(file, config, overrides, workdir) -> dict:
         "steps": summary["steps"],
         "command": " ".join(["python", *command[1:]]),
       }
-      for name, runs in finished.items()
-      for seed, command, summary in runs
-    ],
-    "versions": versions.versions(),
-  }
+    )
+  return floors + lines
 
 
-def _floors(runs) -> list[dict]:
-  """The floors that every run computed, from one row's runs over its seeds."""
-  from genrep_jax.tools import report
-
+def rows_of(lines) -> list[dict]:
+  """Mean and spread over the seeds of every row, floors first."""
   by_name = {}
-  for seed, _, summary in runs:
-    for row in summary["rows"]:
-      if row.get("floor"):
-        results = {"knn": row["knn"], "linear_accuracy": row["linear"]}
-        by_name.setdefault(row["name"], []).append((seed, results))
+  for line in lines:
+    by_name.setdefault((line["row"], line.get("floor", False)), []).append(line)
   return [
     report.as_row(
-      name, [results for _, results in found], [s for s, _ in found], floor=True
+      name,
+      [line["results"] for line in found],
+      [line["seed"] for line in found],
+      floor=floor,
     )
-    for name, found in by_name.items()
+    for (name, floor), found in sorted(by_name.items(), key=lambda x: -x[0][1])
   ]
+
+
+def write(config, lines, folder, command) -> str:
+  """Writes table.json, table.md and the plots; returns the table as text.
+
+  Args:
+    config: the study's resolved config.
+    lines: from `gather`, or read from a runs.jsonl.
+    folder: where to.
+    command: what made the runs, for the record.
+  """
+  rows = rows_of(lines)
+  table = {"rows": rows, "command": command, "versions": versions.versions()}
+  (folder / "table.json").write_text(json.dumps(table, indent=1) + "\n")
+  text = report.markdown_table(rows)
+  (folder / "table.md").write_text(text + "\n")
+  trained = [row for row in rows if not row["floor"]]
+  for metric, label in (("knn", "kNN"), ("linear", "linear")):
+    if trained and all(row[metric] is not None for row in trained):
+      _plot(config, lines, rows, metric, label, folder / f"{metric}.svg")
+  return text
+
+
+def _plot(config, lines, rows, metric, label, path):
+  """Draws one accuracy: the study's curves, or a dot for every row."""
+  study = config.study
+  by_name = {row["name"]: row for row in rows}
+  levels = [(row["name"], 100 * row[metric]) for row in rows if row["floor"]]
+  levels += [
+    (name, 100 * by_name[name][metric])
+    for name in study.levels
+    if name in by_name
+  ]
+  axis, title = f"{label} accuracy, %", f"{config.title}: {label} accuracy"
+
+  def spread(row):
+    return 100 * (row["spread"][metric] or 0.0)
+
+  if study.curves:
+    series = []
+    for name, points in study.curves:
+      found = [(x, by_name[row]) for x, row in points if row in by_name]
+      xs, ys = [x for x, _ in found], [100 * r[metric] for _, r in found]
+      series.append((name, xs, ys, [spread(r) for _, r in found]))
+    plots.line_plot(
+      path,
+      series,
+      title=title,
+      x_label=study.x_label,
+      y_label=axis,
+      log_x=study.log_x,
+      levels=levels,
+    )
+    return
+  values = {}
+  for line in lines:
+    row = report.as_row(line["row"], line["results"], [line["seed"]])
+    values.setdefault(line["row"], []).append(100 * row[metric])
+  dots = [
+    (row["name"], 100 * row[metric], spread(row), values[row["name"]])
+    for row in rows
+    if not row["floor"] and row["name"] not in study.levels
+  ]
+  plots.dot_plot(path, dots, title=title, x_label=axis, levels=levels)
+
+
+def main(argv) -> None:
+  """Command line: tables and plots of recorded runs."""
+  arguments = _cli.parser("genrep_jax.tools.study", __doc__.splitlines()[0])
+  _cli.add_config(arguments)
+  arguments.add_argument("--runs", required=True, help="a study's runs.jsonl")
+  arguments.add_argument("--out", required=True, help="folder to write to")
+  flags, overrides = _cli.parse(arguments, argv)
+  config = configs.load(flags.config, overrides)
+  if config.job != "study":
+    raise errors.UsageError(f"--config: {flags.config!r} is no study")
+  file = pathlib.Path(flags.runs)
+  try:
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    known = {line["row"] for line in lines if not line.get("floor")}
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise errors.UsageError(
+      f"--runs: {flags.runs!r} does not hold a study's runs: {error}"
+    ) from error
+  strange = sorted(known - {name for name, _ in config.study.rows})
+  if strange or not known:
+    raise errors.UsageError(
+      f"--runs: {flags.runs!r} holds rows {strange}, not those of {flags.config}"
+    )
+  folder = pathlib.Path(flags.out)
+  _cli.check_writable(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  command = f"python -m genrep_jax.tools.study --config {flags.config}"
+  print(write(config, lines, folder, f"{command} --runs {flags.runs}"))
+
+
+if __name__ == "__main__":
+  _cli.run(main)

@@ -23,6 +23,11 @@ GENERATOR = contracts.Generator(
   (4, 4), 1, DIM, 0, None, None, lambda v, z, y: None
 )
 SMALL = (*support.SGD, "global_batch=8", "encoder.width=0.125")
+NO_PIXEL_VIEW = (
+  "views.pixel.name=none",
+  "views.pixel.mean=(0.5,)",
+  "views.pixel.std=(0.5,)",
+)
 
 
 def make(module, **options):
@@ -114,39 +119,52 @@ def test_it_starts_as_the_gaussian_view_drawn_into_the_ball():
     np.testing.assert_allclose(view.apply({}, key, z, 0), z + w, atol=1e-6)
 
 
-def adversarial_run(devices, *overrides):
-  config = support.tiny(*SMALL, "views.latent.name=adversarial", *overrides)
-  program, mesh, state, frozen = support.open_program(config, devices)
-  new, measured = jax.jit(program.step)(state, frozen)
-  return config, state, new, measured.compute(), program, frozen
-
-
-def test_a_step_shows_harder_views_than_it_started_from():
-  config, state, _, measured, program, frozen = adversarial_run(
-    1, "views.latent.num_steps=2", "views.latent.sigma=0.5"
+def adversarial_run(devices):
+  """Returns (state before, state after, metrics, views) of one step."""
+  program, _, state, frozen = support.open_program(
+    support.tiny(
+      *SMALL,
+      *NO_PIXEL_VIEW,
+      "views.latent.name=adversarial",
+      "views.latent.sigma=0.5",
+      "views.latent.step_size=0.6",
+      "views.latent.num_steps=2",
+    ),
+    devices,
   )
+
+  @jax.jit
+  def run(state, frozen):
+    return program.step(state, frozen), program.step.show(state, frozen)[0]
+
+  (new, measured), views = run(state, frozen)
+  return state, new, measured.compute(), views
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+  return adversarial_run(1)
+
+
+def test_a_step_shows_harder_views_than_it_started_from(on_one_device):
+  _, _, measured, views = on_one_device
   assert measured["loss"] > measured["loss_before_search"] + 1e-3
-  views, _ = jax.jit(program.step.show)(state, frozen)
   z, anchors = np.asarray(views.latents), np.asarray(views.anchors)
   np.testing.assert_array_equal(z[:, 0], anchors)
+  radius = 0.5 * math.sqrt(8)
   length = np.linalg.norm(z[:, 1] - anchors, axis=-1)
-  assert 0 < length.min() and length.max() <= 0.5 * math.sqrt(8) * (1 + 1e-5)
+  assert 0 < length.min() and length.max() <= radius * (1 + 1e-5)
   np.testing.assert_allclose(
-    measured["view_distance"],
-    length.mean() / (0.5 * math.sqrt(8)),
-    rtol=1e-4,
+    measured["view_distance"], length.mean() / radius, rtol=1e-4
   )
-  assert config.views.latent.step_size == 0.5
 
 
-def test_eight_devices_search_as_one_does():
-  one, eight = (
-    adversarial_run(devices, "views.latent.sigma=0.5") for devices in (1, 8)
-  )
+def test_eight_devices_search_as_one_does(on_one_device):
+  one, eight = on_one_device, adversarial_run(8)
   for name in ("loss", "loss_before_search", "view_distance"):
-    np.testing.assert_allclose(one[3][name], eight[3][name], rtol=1e-4)
-  a, b = (support.leaves(run[2].params) for run in (one, eight))
-  start = support.leaves(one[1].params)
+    np.testing.assert_allclose(one[2][name], eight[2][name], rtol=1e-4)
+  a, b = (support.leaves(run[1].params) for run in (one, eight))
+  start = support.leaves(one[0].params)
   moved = max(np.abs(a[k] - start[k]).max() for k in a)
   for name, value in a.items():
     np.testing.assert_allclose(value, b[name], atol=0.02 * moved, err_msg=name)
@@ -156,11 +174,9 @@ def test_a_navigator_climbs_the_loss_and_the_encoder_descends():
   """With the encoder held still, its views get harder from step to step."""
   config = support.tiny(
     *SMALL,
+    *NO_PIXEL_VIEW,
     "optimizer.learning_rate=0.0",
     "sampler.num_anchors=8",
-    "views.pixel.name=none",
-    "views.pixel.mean=(0.5,)",
-    "views.pixel.std=(0.5,)",
     "views.latent.name=navigator",
     "views.latent.learning_rate=1e-2",
   )
