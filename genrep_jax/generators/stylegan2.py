@@ -7,31 +7,36 @@ al. 2020, "Training GANs with Limited Data"). Any power-of-two resolution.
 Variables hold effective weights: the equalised learning rate's run-time
 factors are folded in by `init` and by `convert`, so a layer is kernel and bias.
 
+The latent may be w instead of z, one for all layers or one for each ("w+"), so
+that T_z moves single layers: `latent`.
+
 The network's own range is unbounded. `apply` of the contract clips to [-1, 1],
 as writing an 8-bit picture would; `raw` returns what the network says.
 """
 
-import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 
 from genrep_jax.generators import _stylegan2_ops as ops
+from genrep_jax.generators._stylegan2_options import (
+  checked as _checked,
+  default_config as default_config,
+)
 from genrep_jax.generators._stylegan2_source import (
   convert as convert,
   expected_keys as expected_keys,
   parameter_count as parameter_count,
 )
-from genrep_jax.lib import errors, rng
+from genrep_jax.lib import rng
 from genrep_jax.lib.contracts import Generator
 
-_NOISES = ("const", "random", "none")
 _NOISE_STREAM = 0x57796C65  # any constant: the noise depends on the latent
 
 # Options that say how weights are used, not which they are (lib/frozen.py).
 FREE_OPTIONS = (
+  "latent",
   "truncation",
   "truncation_psi",
   "truncation_cutoff",
@@ -41,84 +46,6 @@ FREE_OPTIONS = (
   "clip",
 )
 NATIVE_OPTIONS = {"clip": False}  # the network's own range, for comparisons
-
-
-def default_config() -> dict:
-  """Returns the config keys: LSUN-like 256x256, config-f, unconditional."""
-  return {
-    "name": "stylegan2",
-    "num_classes": 0,  # 0 = unconditional
-    "resolution": 256,  # a power of two, at least 8
-    "channels": 3,
-    "z_dim": 512,
-    "w_dim": 512,
-    "mapping_layers": 8,  # 2 in ADA's auto and cifar configurations
-    "channel_base": 32768,  # a map r px wide has min(base // r, max) channels;
-    "channel_max": 512,  # base 16384: config-e, paper256, ADA auto below 512
-    "truncation": 0.0,  # z ~ N^t(0, 1, truncation); 0 = uncut, as trained
-    "truncation_psi": 1.0,  # w = average + psi * (w - average)
-    "truncation_cutoff": 0,  # only the first so many rows of w; 0 = all
-    "w_average": True,  # False: the weights have none, and psi must be 1
-    "noise": "const",  # const: stored maps; random: drawn per latent; none
-    "conv_clamp": 0.0,  # clamps maps to +-conv_clamp (256 in ADA); 0 = no
-    "crop_rows": (),  # (first, end) rows kept; (64, 448) for LSUN cars
-    "clip": True,  # to [-1, 1], as the contract wants
-  }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sizes:
-  """The checked sizes of a network; `resolutions` ascend from 4."""
-
-  cfg: object
-  resolutions: tuple[int, ...]
-
-  def width(self, resolution):
-    return min(self.cfg.channel_base // resolution, self.cfg.channel_max)
-
-  @property
-  def num_ws(self):
-    return 2 * len(self.resolutions)
-
-
-def _checked(cfg) -> _Sizes:
-  """Checks a config; returns its sizes."""
-
-  def refuse(text):
-    raise errors.UsageError(f"generator.stylegan2: {text}")
-
-  size = cfg.resolution
-  if size < 8 or size & (size - 1):
-    refuse(f"resolution {size} must be a power of two, at least 8")
-  if cfg.channels not in (1, 3):
-    refuse(f"channels {cfg.channels} must be 1 or 3")
-  for name in ("z_dim", "w_dim", "mapping_layers", "channel_max"):
-    if cfg[name] < 1:
-      refuse(f"{name} {cfg[name]} must be >= 1")
-  if cfg.channel_base < size:
-    refuse(f"channel_base {cfg.channel_base} must be >= resolution {size}")
-  for name in ("num_classes", "truncation", "truncation_cutoff", "conv_clamp"):
-    if not cfg[name] >= 0:
-      refuse(f"{name} {cfg[name]} must be >= 0")
-  if not math.isfinite(cfg.truncation_psi):
-    refuse(f"truncation_psi {cfg.truncation_psi} must be finite")
-  if cfg.truncation_psi != 1 and not cfg.w_average:
-    refuse(
-      f"truncation_psi {cfg.truncation_psi} must be 1: with w_average=False "
-      "the weights have no average of w to move to"
-    )
-  if cfg.noise not in _NOISES:
-    refuse(f"noise {cfg.noise!r} must be one of {', '.join(_NOISES)}")
-  rows = tuple(cfg.crop_rows)
-  if rows and not (len(rows) == 2 and 0 <= rows[0] < rows[1] <= size):
-    refuse(f"crop_rows {rows} must be () or (first, end) within 0..{size}")
-  sizes = _Sizes(cfg, tuple(2**k for k in range(2, size.bit_length())))
-  if cfg.truncation_cutoff > sizes.num_ws:
-    refuse(
-      f"truncation_cutoff {cfg.truncation_cutoff} must be <= {sizes.num_ws}, "
-      f"the rows of w at {size} px"
-    )
-  return sizes
 
 
 def _init(normal, sizes):
@@ -298,12 +225,28 @@ def synthesis(variables, rows, keys, *, cfg, dtype=jnp.float32) -> jax.Array:
   return image
 
 
-def raw(variables, z, y, *, cfg, dtype=jnp.float32) -> jax.Array:
-  """Runs the whole network: no crop, no clip.
+def encode(variables, z, y, *, cfg) -> jax.Array:
+  """Maps drawn z to the latent in w that T_z moves; truncation is in it.
 
   Args:
     variables: of `init` or `convert`.
     z: [n z_dim].
+    y: int [n].
+    cfg: a config with the keys of `default_config`, latent "w" or "w+".
+
+  Returns:
+    float32 [n w_dim], or [n num_ws*w_dim], the layers' w one after the other.
+  """
+  rows = truncate(variables, mapping(variables, z, y, cfg=cfg), cfg=cfg)
+  return rows[:, 0] if cfg.latent == "w" else rows.reshape(len(rows), -1)
+
+
+def raw(variables, latents, y, *, cfg, dtype=jnp.float32) -> jax.Array:
+  """Runs the whole network, or what follows w: no crop, no clip.
+
+  Args:
+    variables: of `init` or `convert`.
+    latents: [n latent_dim]: z, or of `encode` if cfg.latent is "w" or "w+".
     y: int [n].
     cfg: a config with the keys of `default_config`.
     dtype: type of the maps.
@@ -311,8 +254,14 @@ def raw(variables, z, y, *, cfg, dtype=jnp.float32) -> jax.Array:
   Returns:
     float32 [n r r channels], unbounded; nominally in [-1, 1].
   """
-  rows = truncate(variables, mapping(variables, z, y, cfg=cfg), cfg=cfg)
-  keys = latent_keys(z, y) if cfg.noise == "random" else None
+  if cfg.latent == "z":
+    w = mapping(variables, latents, y, cfg=cfg)
+    rows = truncate(variables, w, cfg=cfg)
+  else:
+    rows = latents.reshape(len(latents), -1, cfg.w_dim)
+    layers = (len(latents), _checked(cfg).num_ws, cfg.w_dim)
+    rows = jnp.broadcast_to(rows.astype(jnp.float32), layers)
+  keys = latent_keys(latents, y) if cfg.noise == "random" else None
   return synthesis(variables, rows, keys, cfg=cfg, dtype=dtype)
 
 
@@ -338,16 +287,18 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
     y = jax.random.randint(y_key, (), 0, max(1, cfg.num_classes))
     return z, y.astype(jnp.int32)
 
-  def apply(variables, z, y):
-    images = raw(variables, z, y, cfg=cfg, dtype=dtype)[:, first:end]
+  def apply(variables, latents, y):
+    images = raw(variables, latents, y, cfg=cfg, dtype=dtype)[:, first:end]
     return jnp.clip(images, -1, 1) if cfg.clip else images
 
+  in_w = {"encode_latent": functools.partial(encode, cfg=cfg)}
   return Generator(
     resolution=(end - first, cfg.resolution),
     channels=cfg.channels,
-    latent_dim=cfg.z_dim,
+    latent_dim=sizes.latent_dim,
     num_classes=cfg.num_classes,
     init=lambda key: rng.one_draw(key, functools.partial(_init, sizes=sizes)),
     sample=sample,
     apply=apply,
+    **({} if cfg.latent == "z" else in_w),
   )
