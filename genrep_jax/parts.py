@@ -163,8 +163,20 @@ def _make_latent_view(cfg, generator):
   """Resolves T_z; returns (view, whether it is the identity)."""
   room = "views/latent"
   module = plugins.resolve(room, cfg.views.latent.name)
+  _check_latent_view(cfg.views.latent, cfg.generator.weights)
   view = module.make(cfg.views.latent, generator)
   return view, cfg.views.latent.name == "none"
+
+
+def _check_latent_view(entry, generator_weights):
+  """Lets T_z, and views within it, refuse the weights of the generator."""
+  for inner in entry.values():
+    if isinstance(inner, ml_collections.ConfigDict):
+      _check_latent_view(inner, generator_weights)
+  if entry.get("name"):  # a mixture's dictionary of views has none
+    module = plugins.resolve("views/latent", entry.name)
+    if hasattr(module, "check_weights"):
+      module.check_weights(entry, generator_weights)
 
 
 def _rendering_of(cfg, only_one) -> tuple[int, ...]:
