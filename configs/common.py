@@ -46,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
       # (0, 1, 0, 0, 1, 1); (): each view its own
       "pixel_on": (),  # views that get T_x, e.g. (1,); (): all
       "latent": {"name": "gaussian"},  # T_z
-      "pixel": {"name": "simclr"},  # T_x
+      "pixel": {"name": "genrep"},  # T_x
     }
   )
   c.encoder = ml_collections.ConfigDict({"name": "small"})

@@ -24,7 +24,7 @@ def get_config():
   )
   c.views.latent.name = "gaussian"
   c.views.latent.sigma = 0.3  # at 0.5 it begins to be another person
-  c.views.pixel.name = "simclr"
+  c.views.pixel.name = "genrep"
   c.views.pixel.crop_px = 32
   c.views.pixel.mean = (0.5,) * 3
   c.views.pixel.std = (0.5,) * 3

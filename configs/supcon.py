@@ -24,7 +24,7 @@ def get_config():
   )
   c.views.latent.name = "gaussian"
   c.views.latent.sigma = 0.7
-  c.views.pixel.name = "simclr"
+  c.views.pixel.name = "genrep"
   c.views.pixel.crop_px = 0  # 28, as the images
   c.views.pixel.scale = (0.5, 1.0)
   c.views.pixel.mean = (0.5,)

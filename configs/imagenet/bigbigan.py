@@ -23,7 +23,7 @@ def get_config():
   c.views.latent.name = "gaussian"
   c.views.latent.sigma = 0.2
   c.views.latent.truncation = 2.0
-  c.views.pixel.name = "simclr"
+  c.views.pixel.name = "genrep"
   c.views.pixel.crop_px = 112
   c.encoder.name = "resnet"
   c.encoder.depth = 50

@@ -300,3 +300,14 @@ def test_hue_gradient_is_finite_on_grey_and_nearly_grey_pixels(colour):
     image = jnp.full((3, 4, 4), colour)
   grad = jax.grad(lambda x: jnp.sum(ADJUST["hue"](x, 0.1) ** 2))(image)
   assert np.all(np.isfinite(grad))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.8, 1.0])
+def test_solarise_inverts_what_is_bright(threshold):
+  image = np.float32(np.random.RandomState(0).uniform(size=(3, 4, 5)))
+  image[0, 0, :3] = 0.0, threshold, 1.0
+  expected = image.copy()
+  for place, x in np.ndenumerate(image):
+    if x >= np.float32(threshold):
+      expected[place] = 1 - x
+  np.testing.assert_array_equal(_ops.solarise(image, threshold), expected)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from genrep_jax.lib import errors, mesh as mesh_lib, rng
-from genrep_jax.views.pixel import none, simclr
+from genrep_jax.views.pixel import _pipeline, genrep, none
 
 FIXTURE = np.load(
   pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "augment.npz"
@@ -21,7 +21,7 @@ OPS = ("brightness", "contrast", "saturation", "hue")
 GRAY = {"mean": (0.5,), "std": (0.5,)}
 
 
-def config(module=simclr, **options):
+def config(module=genrep, **options):
   values = {**module.default_config(), "crop_px": 0, **options}
   return ml_collections.ConfigDict(values)
 
@@ -39,7 +39,7 @@ def images(count, shape, seed=0):
 
 def draws(count, shape=(64, 64, 3), **options):
   cfg = config(**options)
-  draw = jax.jit(jax.vmap(lambda key: simclr.draw(cfg, key, shape)))
+  draw = jax.jit(jax.vmap(lambda key: _pipeline.draw(cfg, key, shape)))
   return jax.tree.map(np.asarray, draw(keys(count)))
 
 
@@ -61,13 +61,14 @@ def chain_draw():
   order = [OPS.index(name) for name, _ in CHAIN["order"]]
   factors = np.zeros(4, np.float32)
   factors[order] = [factor for _, factor in CHAIN["order"]]
-  return simclr.Draw(
+  return _pipeline.Draw(
     *(jnp.float32(x) for x in CHAIN["box_top_left_height_width"]),
     flip=jnp.bool_(CHAIN["flip"]),
     factors=jnp.asarray(factors),
     order=jnp.asarray(order, jnp.int32),
     grayscale=jnp.bool_(False),
     blur_sigma_px=jnp.float32(0),
+    solarize=jnp.bool_(False),
   )
 
 
@@ -77,7 +78,7 @@ def test_chain_fixture(blur_probability):
   cfg = config(crop_px=112, blur_probability=blur_probability)
   assert (cfg.mean, cfg.std) == (tuple(CHAIN["mean"]), tuple(CHAIN["std"]))
   image = jnp.asarray(FIXTURE["in/img128"], jnp.float32) / 127.5 - 1
-  chain = jax.jit(lambda d, x: simclr.apply(cfg, d, x))
+  chain = jax.jit(lambda d, x: _pipeline.apply(cfg, d, x))
   got = chain(chain_draw(), image)
   # The colours' 2e-5, divided by the smallest std.
   np.testing.assert_allclose(
@@ -89,7 +90,7 @@ def test_chain_fixture(blur_probability):
 
 
 def test_defaults_are_genreps():
-  cfg = simclr.default_config()
+  cfg = genrep.default_config()
   assert cfg["crop_px"] == int(128 * 0.875)
   assert cfg["scale"] == (0.2, 1.0) and cfg["ratio"] == (3 / 4, 4 / 3)
   assert [cfg[name] for name in OPS] == [0.4, 0.4, 0.4, 0.1]
@@ -211,7 +212,7 @@ def test_probabilities_zero_and_one():
   assert np.all(d.factors == [1, 1, 1, 0])
   image = images(4, (12, 12, 3))
   cfg = config(**off, scale=(1.0, 1.0), ratio=(1.0, 1.0), **GRAY)
-  got = jax.jit(jax.vmap(simclr.make(cfg)))(keys(4), image)
+  got = jax.jit(jax.vmap(genrep.make(cfg)))(keys(4), image)
   np.testing.assert_allclose(got, image, rtol=0, atol=1e-6)
   d = draws(64, **{name: 1.0 for name in off})
   assert d.flip.all() and d.grayscale.all()
@@ -226,7 +227,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("shape, options", OPTIONS)
 def test_pure_and_the_same_alone_in_a_batch_and_sharded(shape, options):
-  view = simclr.make(config(**options))
+  view = genrep.make(config(**options))
   image, key = images(16, shape), keys(16)
   batched = jax.jit(jax.vmap(view))
   got = np.asarray(batched(key, image))
@@ -256,7 +257,7 @@ def test_pure_and_the_same_alone_in_a_batch_and_sharded(shape, options):
 
 @pytest.mark.parametrize("shape, options", OPTIONS)
 def test_gradients(shape, options):
-  view = simclr.make(config(**options))
+  view = genrep.make(config(**options))
   image, key = 0.9 * images(8, shape), keys(8)
   image = image.at[0].set(0.0).at[1].set(1.0).at[2].set(-1.0)  # flat images
 
@@ -272,7 +273,7 @@ def test_gradients(shape, options):
 def test_gradient_equals_finite_differences():
   # Without clipping and hue the chain is affine in the image.
   cfg = config(hue=0.0, brightness=0.1, contrast=0.1, saturation=0.1)
-  view = simclr.make(cfg)
+  view = genrep.make(cfg)
   image = 0.5 * images(1, (8, 8, 3))[0]
   direction = images(1, (8, 8, 3), seed=1)[0]
   key = keys(1)[0]
@@ -287,7 +288,7 @@ def test_gradient_equals_finite_differences():
 
 
 def test_bfloat16_images_are_augmented_in_float32():
-  view = jax.jit(simclr.make(config(**GRAY)))
+  view = jax.jit(genrep.make(config(**GRAY)))
   image = images(1, (12, 12, 1))[0].astype(jnp.bfloat16)
   got = view(keys(1)[0], image)
   assert got.dtype == jnp.float32
@@ -308,23 +309,23 @@ def test_none_normalises_and_crops_the_centre():
 
 
 REFUSED = [
-  (simclr, {"crop_px": -1}, "crop_px"),
-  (simclr, {"scale": (0.5, 0.2)}, "scale"),
-  (simclr, {"scale": (0.0, 1.0)}, "scale"),
-  (simclr, {"scale": (0.5, 1.5)}, "scale"),
-  (simclr, {"ratio": (1.0, math.inf)}, "ratio"),
-  (simclr, {"flip_probability": 1.5}, "flip_probability"),
-  (simclr, {"jitter_probability": -0.1}, "jitter_probability"),
-  (simclr, {"grayscale_probability": 2.0}, "grayscale_probability"),
-  (simclr, {"blur_probability": math.nan}, "blur_probability"),
-  (simclr, {"brightness": -0.1}, "brightness"),
-  (simclr, {"contrast": -0.1}, "contrast"),
-  (simclr, {"saturation": -0.1}, "saturation"),
-  (simclr, {"hue": 0.6}, "hue"),
-  (simclr, {"blur_sigma_px": (0.0, 1.0)}, "blur_sigma_px"),
-  (simclr, {"blur_kernel_px": 4}, "blur_kernel_px"),
-  (simclr, {"std": (0.5, 0.0, 0.5)}, "std"),
-  (simclr, {"mean": (0.5, 0.5)}, "mean"),
+  (genrep, {"crop_px": -1}, "crop_px"),
+  (genrep, {"scale": (0.5, 0.2)}, "scale"),
+  (genrep, {"scale": (0.0, 1.0)}, "scale"),
+  (genrep, {"scale": (0.5, 1.5)}, "scale"),
+  (genrep, {"ratio": (1.0, math.inf)}, "ratio"),
+  (genrep, {"flip_probability": 1.5}, "flip_probability"),
+  (genrep, {"jitter_probability": -0.1}, "jitter_probability"),
+  (genrep, {"grayscale_probability": 2.0}, "grayscale_probability"),
+  (genrep, {"blur_probability": math.nan}, "blur_probability"),
+  (genrep, {"brightness": -0.1}, "brightness"),
+  (genrep, {"contrast": -0.1}, "contrast"),
+  (genrep, {"saturation": -0.1}, "saturation"),
+  (genrep, {"hue": 0.6}, "hue"),
+  (genrep, {"blur_sigma_px": (0.0, 1.0)}, "blur_sigma_px"),
+  (genrep, {"blur_kernel_px": 4}, "blur_kernel_px"),
+  (genrep, {"std": (0.5, 0.0, 0.5)}, "std"),
+  (genrep, {"mean": (0.5, 0.5)}, "mean"),
   (none, {"std": (-1.0,)}, "std"),
   (none, {"crop_px": -2}, "crop_px"),
 ]
@@ -339,7 +340,7 @@ def test_refused_options(module, options, what):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("module", [simclr, none])
+@pytest.mark.parametrize("module", [genrep, none])
 def test_check_refuses_what_does_not_fit_the_images(module):
   cfg = config(module, crop_px=32)
   module.check(cfg, (32, 40, 3))
@@ -353,8 +354,8 @@ def test_check_refuses_what_does_not_fit_the_images(module):
 
 def test_check_refuses_a_blur_wider_than_the_view():
   cfg = config(blur_probability=0.5, blur_kernel_px=21)
-  simclr.check(cfg, (11, 11, 3))
+  genrep.check(cfg, (11, 11, 3))
   with pytest.raises(errors.UsageError, match="blur_kernel_px=21.*below 20"):
-    simclr.check(cfg, (10, 10, 3))
+    genrep.check(cfg, (10, 10, 3))
   cfg.blur_probability = 0.0
-  simclr.check(cfg, (10, 10, 3))
+  genrep.check(cfg, (10, 10, 3))

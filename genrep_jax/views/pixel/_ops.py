@@ -230,6 +230,11 @@ def gaussian_blur(image, sigma_px, kernel_px):
   return _separable(image, rows, columns)
 
 
+def solarise(image, threshold):
+  """Returns 1 - x where x >= threshold, else x; x in [0, 1]."""
+  return jnp.where(image >= threshold, 1 - image, image)
+
+
 def normalise(image, mean, std):
   """Returns (x - mean) / std per channel; mean, std have 1 or c entries."""
   mean = np.asarray(mean, np.float32)[:, None, None]

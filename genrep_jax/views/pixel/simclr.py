@@ -1,248 +1,32 @@
-"""The pixel view of SimCLR (Chen et al. 2020, appendix A) with GenRep's values.
+"""SimCLR's T_x (Chen et al. 2020, appendix A), at colour strength 1.
 
-Random resized crop, horizontal flip, colour jitter in random order, grayscale,
-optional Gaussian blur, normalise. GenRep does not blur. Each image's numbers
-are drawn by torchvision's laws from one key, in one call, and then applied by
-`apply`, a deterministic function.
-
-Grey-scale images (c = 1): saturation, hue and grayscale are identities there
-(as in torchvision), so jitter is brightness and contrast.
+Smaller boxes and colours of twice GenRep's strength, and a blur for every
+second view, whose window is a tenth of the side. At strength s the colours are
+.8 s, .8 s, .8 s, .2 s; the paper's for CIFAR: s = 0.5, no blur.
 """
 
-import math
-from typing import NamedTuple
-
-import jax
-import jax.numpy as jnp
-
 from genrep_jax.lib import contracts
-from genrep_jax.views.pixel import _checks, _ops
-
-_CROP_TRIES = 10  # torchvision's RandomResizedCrop
-
-
-class Draw(NamedTuple):
-  """The random numbers of one view of one image; all scalars but two.
-
-  Attributes:
-    top: first row of the crop's box, float32 holding an integer; likewise:
-    left: first column.
-    height: rows of the box.
-    width: columns of the box.
-    flip: bool.
-    factors: float32 [4], brightness, contrast, saturation, hue's turn.
-    order: int32 [4], the order of these four (see `_ops.color_jitter`).
-    grayscale: bool.
-    blur_sigma_px: standard deviation; 0 = no blur.
-  """
-
-  top: jax.Array
-  left: jax.Array
-  height: jax.Array
-  width: jax.Array
-  flip: jax.Array
-  factors: jax.Array
-  order: jax.Array
-  grayscale: jax.Array
-  blur_sigma_px: jax.Array
+from genrep_jax.views.pixel import _pipeline
 
 
 def default_config() -> dict:
-  """Returns the options with GenRep's values for 128 px images."""
-  return {
-    "name": "simclr",
-    "crop_px": 112,  # side of the result; 0: as large as the input
-    "scale": (0.2, 1.0),  # area of the box, as a share of the image's
-    "ratio": (3 / 4, 4 / 3),  # width / height of the box
-    "antialias": True,  # widen the filter when shrinking, as Pillow does
-    "flip_probability": 0.5,
-    "jitter_probability": 0.8,
-    "brightness": 0.4,  # strength s: factor uniform in [max(0, 1-s), 1+s]
-    "contrast": 0.4,
-    "saturation": 0.4,
-    "hue": 0.1,  # turn uniform in [-hue, hue], in circles; at most 0.5
-    "grayscale_probability": 0.2,
-    "blur_probability": 0.0,  # SimCLR: 0.5
-    "blur_sigma_px": (0.1, 2.0),
-    "blur_kernel_px": 11,  # odd; SimCLR: a tenth of the side
-    "mean": (0.485, 0.456, 0.406),  # of pixels in [0, 1]; 1 or c numbers
-    "std": (0.229, 0.224, 0.225),
-  }
+  """Returns SimCLR's options, for ImageNet's photographs at 224 px."""
+  return _pipeline.options(
+    "simclr",
+    crop_px=224,
+    scale=(0.08, 1.0),
+    brightness=0.8,
+    contrast=0.8,
+    saturation=0.8,
+    hue=0.2,
+    blur_probability=0.5,
+    blur_kernel_px=0,
+  )
 
 
-def check(cfg, image_shape) -> None:
-  """Raises UsageError where images of `image_shape` (h, w, c) do not fit.
-
-  The resampler could enlarge, but a crop larger than the image is refused:
-  it is a config written for other images.
-  """
-  _check_options(cfg)
-  _checks.crop_fits("simclr", cfg, image_shape)
-  _checks.channels("simclr", cfg, image_shape[-1])
-  side = cfg.crop_px or min(image_shape[:2])
-  if cfg.blur_probability > 0 and cfg.blur_kernel_px // 2 >= side:
-    _checks.refuse(
-      "simclr", "blur_kernel_px", cfg.blur_kernel_px, f"below {2 * side}"
-    )
+check = _pipeline.check
 
 
 def make(cfg) -> contracts.PixelView:
-  """Makes the view.
-
-  Args:
-    cfg: options as in `default_config`.
-
-  Returns:
-    (key, image [h w c] in [-1, 1]) -> float32 [h' w' c], normalised.
-
-  Raises:
-    UsageError: an option out of range.
-  """
-  _check_options(cfg)
-
-  def view(key, image):
-    return apply(cfg, draw(cfg, key, image.shape), image)
-
-  return view
-
-
-def draw(cfg, key, image_shape) -> Draw:
-  """Draws the numbers of one view by torchvision's laws.
-
-  Args:
-    cfg: options as in `default_config`.
-    key: a PRNG key.
-    image_shape: (h, w, c).
-
-  Returns:
-    A Draw.
-  """
-  u = jax.random.uniform(key, (2 * _CROP_TRIES + 15,))
-  crop_u, u = u[: 2 * _CROP_TRIES + 2], u[2 * _CROP_TRIES + 2 :]
-  box = random_box(crop_u, image_shape, cfg.scale, cfg.ratio)
-  strength = jnp.asarray(
-    [cfg.brightness, cfg.contrast, cfg.saturation], jnp.float32
-  )
-  low, high = jnp.maximum(0, 1 - strength), 1 + strength
-  factors = jnp.append(low + (high - low) * u[:3], cfg.hue * (2 * u[3] - 1))
-  nothing = jnp.asarray([1.0, 1.0, 1.0, 0.0], jnp.float32)
-  low, high = cfg.blur_sigma_px
-  return Draw(
-    *box,
-    flip=u[8] < cfg.flip_probability,
-    factors=jnp.where(u[9] < cfg.jitter_probability, factors, nothing),
-    order=jnp.argsort(u[4:8]),
-    grayscale=u[10] < cfg.grayscale_probability,
-    blur_sigma_px=jnp.where(
-      u[11] < cfg.blur_probability, low + (high - low) * u[12], 0.0
-    ),
-  )
-
-
-def random_box(u, image_shape, scale, ratio):
-  """Draws RandomResizedCrop's box, without a loop.
-
-  Ten candidates: area uniform in `scale` * h * w, log(width / height) uniform;
-  the first that fits into the image is placed uniformly. If none fits, the
-  largest centred box whose ratio is allowed.
-
-  Args:
-    u: uniform numbers in [0, 1), [22].
-    image_shape: (h, w, c).
-    scale: (minimum, maximum) area, as a share of the image's.
-    ratio: (minimum, maximum) of width / height.
-
-  Returns:
-    (top, left, height, width), float32 scalars holding integers.
-  """
-  image_height, image_width, _ = image_shape
-  area = image_height * image_width
-  area = area * (scale[0] + (scale[1] - scale[0]) * u[:_CROP_TRIES])
-  low, high = math.log(ratio[0]), math.log(ratio[1])
-  aspect = jnp.exp(low + (high - low) * u[_CROP_TRIES:-2])
-  widths = jnp.round(jnp.sqrt(area * aspect))
-  heights = jnp.round(jnp.sqrt(area / aspect))
-  fits = (widths >= 1) & (widths <= image_width)
-  fits &= (heights >= 1) & (heights <= image_height)
-  first = fits & (jnp.cumsum(fits) == 1)
-  any_fits = jnp.any(fits)
-
-  top, left, height, width = _fallback_box(image_height, image_width, ratio)
-  height = jnp.where(any_fits, jnp.sum(jnp.where(first, heights, 0)), height)
-  width = jnp.where(any_fits, jnp.sum(jnp.where(first, widths, 0)), width)
-  # The product can round up to the margin + 1: keep the box inside.
-  margins = jnp.stack([image_height - height, image_width - width])
-  corner = jnp.minimum(jnp.floor(u[-2:] * (margins + 1)), margins)
-  corner = jnp.where(any_fits, corner, jnp.asarray([top, left], jnp.float32))
-  return corner[0], corner[1], height, width
-
-
-def apply(cfg, draw: Draw, image):
-  """Applies one draw to one image; deterministic.
-
-  Options that switch a stage off (probability or strength 0) leave it out of
-  the program.
-
-  Args:
-    cfg: options as in `default_config`.
-    draw: what to apply.
-    image: [h w c] in [-1, 1], c = 1 or 3.
-
-  Returns:
-    float32 [h' w' c], normalised.
-  """
-  height, width, num_channels = image.shape
-  _checks.channels("simclr", cfg, num_channels)
-  size = (cfg.crop_px, cfg.crop_px) if cfg.crop_px else (height, width)
-  planes = jnp.moveaxis(image.astype(jnp.float32), -1, 0)
-  planes = _ops.resized_crop(
-    planes,
-    draw.top,
-    draw.left,
-    draw.height,
-    draw.width,
-    size,
-    antialias=bool(cfg.antialias),
-    flip=draw.flip,
-  )
-  # After the crop, where it costs no pass of its own: the crop is linear and
-  # its weights sum to 1. Its rounding may leave [0, 1] by 1e-7.
-  planes = jnp.clip((planes + 1) / 2, 0, 1)
-  strengths = (cfg.brightness, cfg.contrast, cfg.saturation, cfg.hue)
-  if cfg.jitter_probability > 0 and any(strengths):
-    planes = _ops.color_jitter(
-      planes, draw.factors, draw.order, with_hue=cfg.hue > 0
-    )
-  if cfg.grayscale_probability > 0 and num_channels > 1:
-    planes = jnp.where(draw.grayscale, _ops.to_gray(planes), planes)
-  if cfg.blur_probability > 0:
-    planes = _ops.gaussian_blur(planes, draw.blur_sigma_px, cfg.blur_kernel_px)
-  planes = _ops.normalise(planes, cfg.mean, cfg.std)
-  return jnp.moveaxis(planes, 0, -1)
-
-
-def _fallback_box(height, width, ratio):
-  box_height, box_width = height, width
-  if width / height < ratio[0]:
-    box_height = min(height, round(width / ratio[0]))
-  elif width / height > ratio[1]:
-    box_width = min(width, round(height * ratio[1]))
-  top, left = (height - box_height) // 2, (width - box_width) // 2
-  return top, left, box_height, box_width
-
-
-def _check_options(cfg):
-  view = "simclr"
-  _checks.crop_px(view, cfg)
-  _checks.interval(view, cfg, "scale", 1)
-  _checks.interval(view, cfg, "ratio")
-  for stage in ("flip", "jitter", "grayscale", "blur"):
-    _checks.number(view, cfg, f"{stage}_probability", 0, 1)
-  for strength in ("brightness", "contrast", "saturation"):
-    _checks.number(view, cfg, strength, 0)
-  _checks.number(view, cfg, "hue", 0, 0.5)
-  _checks.interval(view, cfg, "blur_sigma_px")
-  kernel_px = cfg.blur_kernel_px
-  if int(kernel_px) != kernel_px or kernel_px < 1 or kernel_px % 2 == 0:
-    _checks.refuse(view, "blur_kernel_px", kernel_px, "1, 3, 5, ...")
-  _checks.normalisation(view, cfg)
+  """Makes the view; see `_pipeline.make_view`."""
+  return _pipeline.make_view(cfg)
