@@ -115,6 +115,7 @@ def count(label) -> dict:
     row["gflop_unsliced"] = without_slice(module, config, abstract[0]) / 1e9
   variables = jax.jit(generator.init)(jax.random.key(0))
   z, y = jax.vmap(generator.sample)(jax.random.split(jax.random.key(1), 1))
+  z = generator.latents(variables, z, y)
   start = time.perf_counter()
   images = np.asarray(compiled(variables, z, y))
   row["seconds"] = time.perf_counter() - start
@@ -192,6 +193,7 @@ def timed(label, batch, precision) -> dict:
   variables = jax.jit(generator.init)(jax.random.key(0))
   keys = jax.random.split(jax.random.key(1), batch)
   z, y = jax.jit(jax.vmap(generator.sample))(keys)
+  z = generator.latents(variables, z, y)
   compiled = jax.jit(generator.apply).lower(variables, z, y).compile()
   seconds = median_seconds(lambda: compiled(variables, z, y))
   flops = compiled.cost_analysis().get("flops", math.nan)

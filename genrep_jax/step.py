@@ -6,6 +6,7 @@ the global batch, and the compiler splits it over the `data` axis.
 """
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -255,6 +256,19 @@ def _normalisation(cfg):
   return pixel.get("mean", (0.5,)), pixel.get("std", (0.5,))
 
 
+def _exports(cfg, generator_sha256, state):
+  """What a run leaves behind: a trained T_z, for other runs to use."""
+  if not state.views:
+    return {}
+  metadata = {
+    "view": json.loads(cfg.views.latent.to_json_best_effort()),
+    "generator_sha256": generator_sha256,
+    "steps": int(state.step),
+    "seed": cfg.seed,
+  }
+  return {"latent_view.safetensors": (state.views["params"], metadata)}
+
+
 def build(cfg, mesh) -> contracts.Program:
   """Builds the training program of a config.
 
@@ -343,4 +357,5 @@ def build(cfg, mesh) -> contracts.Program:
     encode=encode,
     encoder_variables=encoder_variables,
     image_shape=parts.image_shape,
+    exports=functools.partial(_exports, cfg, facts.get("generator sha256")),
   )

@@ -4,6 +4,7 @@ import pytest
 
 from genrep_jax import step as step_lib
 from genrep_jax.lib import configs
+from genrep_jax.tools import study
 from tests import support
 
 PATHS = sorted(
@@ -25,8 +26,13 @@ THIN = {
 def test_it_builds(path):
   config = configs.load(str(path))
   if config.job == "study":
+    names = [name for name, _ in config.study.rows]
+    assert len(set(map(study.slug, names))) == len(names)
+    drawn = [row for _, points in config.study.curves for _, row in points]
+    assert {*drawn, *config.study.levels} <= {*names}
     for _, overrides in config.study.rows:
-      configs.load(str(support.ROOT / config.study.base), overrides)
+      row = configs.load(str(support.ROOT / config.study.base), overrides)
+      step_lib.build(row, support.mesh_of(1))
   if config.job != "train":  # a game wants the full data set
     return
   if path.stem in THIN:

@@ -80,7 +80,7 @@ def test_generator(name):
   same_bits(variables, init(KEY))
   keys = jax.random.split(KEY, 8)
   z, y = jax.jit(jax.vmap(generator.sample))(keys)
-  assert z.shape == (8, generator.latent_dim) and z.dtype == jnp.float32
+  assert z.shape == (8, generator.sample_dim) and z.dtype == jnp.float32
   assert y.shape == (8,) and y.dtype == jnp.int32
   assert (y >= 0).all() and (y < max(1, generator.num_classes)).all()
   same_bits(generator.sample(keys[1]), (z[1], y[1]))

@@ -23,13 +23,16 @@ class Generator:
   Attributes:
     resolution: (h, w) of the images, in pixels.
     channels: c, 1 or 3.
-    latent_dim: length of one latent z.
+    latent_dim: length of one latent, which T_z moves and `apply` renders.
     num_classes: k; 0 means unconditional.
     init: key -> variables, random weights of the right shapes.
-    sample: key -> (z [latent_dim], y int32 scalar) for ONE anchor; y is 0 when
+    sample: key -> (z [sample_dim], y int32 scalar) for ONE anchor; y is 0 when
       the generator is unconditional. The trainer vmaps it.
-    apply: (variables, z [n latent_dim], y [n]) -> images [n h w c] in [-1, 1].
-      No mutable collection; batch norms use stored statistics.
+    apply: (variables, latents [n latent_dim], y [n]) -> images [n h w c] in
+      [-1, 1]. No mutable collection; batch norms use stored statistics.
+    encode_latent: (variables, z [n sample_dim], y int32 [n]) -> latents float32
+      [n latent_dim]: what a drawn z is in the space that T_z moves (StyleGAN2's
+      w). None: z is that latent, and sample_dim is latent_dim.
   """
 
   resolution: tuple[int, int]
@@ -39,6 +42,19 @@ class Generator:
   init: Callable[[Array], Tree]
   sample: Callable[[Array], tuple[Array, Array]]
   apply: Callable[[Tree, Array, Array], Array]
+  encode_latent: Callable[[Tree, Array, Array], Array] | None = None
+
+  @property
+  def sample_dim(self) -> int:
+    """Length of the z that `sample` draws and that stored files hold."""
+    z, _ = jax.eval_shape(self.sample, jax.random.key(0))
+    return z.shape[-1]
+
+  def latents(self, variables, z, y):
+    """Turns drawn z [n sample_dim] into latents [n latent_dim]."""
+    if self.encode_latent is None:
+      return z
+    return self.encode_latent(variables, z, y)
 
 
 # T_z, `views/latent/<name>.py: make(cfg, generator)`:
@@ -219,6 +235,8 @@ class Program:
     facts: lines of the start banner, {what: value}.
     image_shape: (h, w, c) of the images before T_x, or None; `encode` takes
       images of as many channels.
+    exports: state -> {file name: (tree of arrays, metadata)}, what a finished
+      run leaves in its workdir as safetensors for other runs.
   """
 
   init: Callable[[], Tree]
@@ -233,3 +251,6 @@ class Program:
   encode: Callable[[Tree, Array], Array] | None = None
   encoder_variables: Callable[[Tree], Tree] | None = None
   image_shape: tuple[int, int, int] | None = None
+  exports: Callable[[Tree], Mapping[str, tuple[Tree, Mapping[str, Any]]]] = (
+    lambda state: {}
+  )

@@ -12,13 +12,13 @@ def read(what: str, path, generator, name: str):
 
   Args:
     what: the flag or config key, for the message.
-    path: .npz with `z` [n latent_dim], floating, and `y` [n], whole numbers,
+    path: .npz with `z` [n sample_dim], floating, and `y` [n], whole numbers,
       which an unconditional generator's file may lack.
     generator: contracts.Generator.
     name: the generator's.
 
   Returns:
-    (z float32 [n latent_dim], y int32 [n]), numpy.
+    (z float32 [n sample_dim], y int32 [n]), numpy.
 
   Raises:
     UsageError: unreadable, or anything that does not fit the generator.
@@ -42,8 +42,8 @@ def read(what: str, path, generator, name: str):
   z = arrays["z"]
   if z.dtype.kind != "f":
     refuse(f"z is {z.dtype}; it must be floating")
-  if z.ndim != 2 or z.shape[1] != generator.latent_dim or not len(z):
-    refuse(f"z is {list(z.shape)}; {name} takes [n {generator.latent_dim}]")
+  if z.ndim != 2 or z.shape[1] != generator.sample_dim or not len(z):
+    refuse(f"z is {list(z.shape)}; {name} takes [n {generator.sample_dim}]")
   if not np.isfinite(z).all():
     refuse("z holds a NaN or an infinity")
   classes = generator.num_classes

@@ -63,8 +63,8 @@ def write(flags, made) -> int:
   _open(root, _manifest(flags, made, options), flags.overwrite)
   per_anchor = 1 + flags.neighbors
   most = per_anchor * min(flags.num, flags.per_folder)
-  renderer = render.Renderer(made, flags.batch, most)
-  latents = _latents(flags, made, view)
+  renderer = render.Renderer(made, flags.batch, most, drawn=False)
+  latents = _latents(flags, made.generator, renderer.variables, view)
   mine = range(shard, folders, shards)
   total = sum(_anchors(flags, folder) for folder in mine)
   done = written = 0
@@ -142,7 +142,7 @@ def _names(flags, folder: int, number: int) -> list[str]:
   ]
 
 
-def _latents(flags, made, view):
+def _latents(flags, generator, variables, view):
   """Returns a function: folder -> (z [count 1+neighbours d], y [count])."""
   import jax
   import numpy as np
@@ -160,10 +160,11 @@ def _latents(flags, made, view):
     return jax.numpy.concatenate([z[None], moved])
 
   @jax.jit
-  def draw(sample_keys, view_keys, folder):
-    z, y = jax.vmap(made.generator.sample)(sample_keys)
-    if made.generator.num_classes:
+  def draw(variables, sample_keys, view_keys, folder):
+    z, y = jax.vmap(generator.sample)(sample_keys)
+    if generator.num_classes:
       y = jax.numpy.full_like(y, folder)
+    z = generator.latents(variables, z, y)
     return (jax.vmap(one)(view_keys, z, y) if len(views) else z[:, None]), y
 
   def latents(folder):
@@ -172,7 +173,7 @@ def _latents(flags, made, view):
       render.anchor_keys(flags.seed, stream, first, size)
       for stream in ("sample", "latent_view")
     ]
-    z, y = jax.device_get(draw(*keys, folder))
+    z, y = jax.device_get(draw(variables, *keys, folder))
     return z[:count], y[:count]
 
   return latents

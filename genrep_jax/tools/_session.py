@@ -9,7 +9,12 @@ import re
 import jax
 from clu import parameter_overview
 
-from genrep_jax import state as state_lib, step as step_lib, train
+from genrep_jax import (
+  parts as parts_lib,
+  state as state_lib,
+  step as step_lib,
+  train,
+)
 from genrep_jax.lib import (
   errors,
   frozen,
@@ -20,6 +25,9 @@ from genrep_jax.lib import (
 )
 from genrep_jax.tools import report
 
+# Jobs with a program of their own, of the games' room, and the entry of the
+# config that names it.
+_OWN_PROGRAM = {"game": "game", "steer": "steering"}
 _COUNT_FLAG = "xla_force_host_platform_device_count"
 _THREADS_PER_DEVICE = 4
 # Set by a launcher that starts several processes; any of them means: join.
@@ -102,7 +110,7 @@ def _cache_folder(name, workdir):
 
 
 def build(config, mesh):
-  """Builds the config's program: a training run, or a game.
+  """Builds the config's program: a training run, a game, or walks.
 
   Raises:
     UsageError: the config does not fit together or the devices.
@@ -113,10 +121,15 @@ def build(config, mesh):
       f"encoder.weights: {config.encoder.weights!r} is for job=evaluate only"
     )
   report.recorded_rows(config.report.recorded)  # fail now, not after training
-  if config.job == "game":
-    module = plugins.resolve("games", config.game.name)
-    dataset = plugins.resolve("data", config.data.name).make(config.data)
-    program = module.make(config, mesh, dataset)
+  own = _own_program(config)
+  if own:
+    module = plugins.resolve("games", config[own].name)
+    if own == "game":
+      given = plugins.resolve("data", config.data.name).make(config.data)
+    else:
+      parts_lib.check_batch(config.global_batch, mesh)
+      given = parts_lib.load_generator(config, parts_lib.compute_dtype(config))
+    program = module.make(config, mesh, given)
   else:
     program = step_lib.build(config, mesh)
   if program.total_steps % config.steps_per_call:
@@ -125,6 +138,19 @@ def build(config, mesh):
       f"{program.total_steps} steps of the run"
     )
   return program
+
+
+def _own_program(config):
+  """Returns the entry of the config's own program; "" for a training run."""
+  for job, entry in _OWN_PROGRAM.items():
+    if config.job == job and entry not in config:
+      raise errors.UsageError(
+        f"job: {job!r} needs a config with an entry {entry!r}; "
+        f"{config.title!r} has none"
+      )
+    if config.job == job or config.job == "compile_only" and entry in config:
+      return entry
+  return ""
 
 
 def _check_intervals(config):
@@ -233,9 +259,10 @@ def _encoder_weights(config, program):
 def finish(config, workdir, program, mesh, evaluations, side_, ran, clock):
   """Writes summary.json and the report, and prints the table."""
   workdir = pathlib.Path(workdir)
-  if config.job == "game":
-    game = plugins.resolve("games", config.game.name)
-    written = game.export(config, program, ran["state"], workdir, side_)
+  own = _own_program(config)
+  if own:
+    module = plugins.resolve("games", config[own].name)
+    written = module.export(config, program, ran["state"], workdir, side_)
     for name, value in written.items():
       train.say(f"{name} {value}")
     return
@@ -249,6 +276,9 @@ def finish(config, workdir, program, mesh, evaluations, side_, ran, clock):
   rows = report.order_rows(rows, report.recorded_rows(config.report.recorded))
   if jax.process_index() != 0:
     return
+  for name, (tree, metadata) in program.exports(ran["state"]).items():
+    digest = weights.save(workdir / name, jax.device_get(tree), metadata)
+    train.say(f"{workdir / name} sha256 {digest}")
   with clock.pause("report"):
     summary = {
       **side_,

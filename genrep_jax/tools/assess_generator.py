@@ -71,6 +71,7 @@ def draw(generator, variables, key, count, *, batch=500):
   def render(variables, first):
     indices = first + jnp.arange(batch, dtype=jnp.uint32)
     z, y = jax.vmap(generator.sample)(rng.per_index(key, indices))
+    z = generator.latents(variables, z, y)
     images = generator.apply(variables, z, y)
     return jnp.rint((images + 1) * 127.5).astype(jnp.uint8), y
 
@@ -199,6 +200,7 @@ def pictures(flags, generator, variables, key) -> None:
   z, y = jax.vmap(generator.sample)(keys)
   if generator.num_classes:  # a column per class
     y = jnp.arange(count, dtype=jnp.int32) % generator.num_classes
+  z = generator.latents(variables, z, y)
   shape = (-1, _COLUMNS, *generator.resolution, generator.channels)
   apply = jax.jit(generator.apply)
 

@@ -69,7 +69,8 @@ def main(argv) -> int:
     z, y = latents.read("--latents", flags.latents, made.generator, made.name)
   else:
     z, y = draw(made.generator, flags.seed, flags.num)
-  images = Renderer(made, flags.batch, len(z))(z, y, say=progress)
+  renderer = Renderer(made, flags.batch, len(z), drawn=True)
+  images = renderer(z, y, say=progress)
   out.parent.mkdir(parents=True, exist_ok=True)
   if suffix == ".npz":
     _save_npz(out, images=images, z=z, y=y)
@@ -142,7 +143,7 @@ def draw(generator, seed: int, count: int, first: int = 0):
   """Draws the anchors first, first + 1, ... of a seed, as training does.
 
   Returns:
-    (z float32 [count latent_dim], y int32 [count]), numpy.
+    (z float32 [count sample_dim], y int32 [count]), numpy.
   """
   import jax
 
@@ -163,13 +164,14 @@ def anchor_keys(seed: int, stream: str, first: int, count: int):
 class Renderer:
   """Renders any number of latents in calls of one size, on all devices."""
 
-  def __init__(self, made, batch: int, most: int):
+  def __init__(self, made, batch: int, most: int, *, drawn: bool):
     """Puts the weights on the devices.
 
     Args:
       made: lib.frozen.Frozen.
       batch: images per device and call.
       most: latents of the largest request; no call need hold more.
+      drawn: it is given z as `sample` draws them, not latents.
     """
     import jax
 
@@ -180,15 +182,21 @@ class Renderer:
     self.batch = min(batch, math.ceil(most / devices)) * devices
     self._split = mesh_lib.batch(mesh)
     whole = mesh_lib.replicated(mesh)
-    self._variables = jax.device_put(made.variables, whole)
-    self._apply = jax.jit(
-      made.generator.apply,
+    self.variables = jax.device_put(made.variables, whole)
+    generator = made.generator
+
+    def render(variables, z, y):
+      latents = generator.latents(variables, z, y) if drawn else z
+      return generator.apply(variables, latents, y)
+
+    self._render = jax.jit(
+      render,
       in_shardings=(whole, self._split, self._split),
       out_shardings=self._split,
     )
 
   def __call__(self, z, y, say=None):
-    """Renders z [n latent_dim], y int32 [n] -> float32 [n h w c], numpy."""
+    """Renders z [n d], y int32 [n] -> float32 [n h w c], numpy."""
     import jax
     import numpy as np
 
@@ -201,8 +209,8 @@ class Renderer:
         np.concatenate([x, np.repeat(x[:1], self.batch - size, 0)])
         for x in rows
       ]
-      images = self._apply(
-        self._variables, *jax.device_put(filled, self._split)
+      images = self._render(
+        self.variables, *jax.device_put(filled, self._split)
       )
       parts.append(np.asarray(images, np.float32)[:size])
       if say:

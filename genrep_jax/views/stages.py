@@ -113,7 +113,9 @@ def _sample(cfg, parts, mesh, step, frozen) -> Draws:
     else:
       keys = rng.per_index(rng.stream(cfg.seed, "sample"), anchor)
       z, y = jax.vmap(parts.generator.sample)(keys)
-    draws |= {"anchor": anchor, "anchors": split(z), "labels": split(y)}
+    z, y = split((z, y))
+    z = split(parts.generator.latents(frozen["generator"], z, y))
+    draws |= {"anchor": anchor, "anchors": z, "labels": y}
   if parts.dataset is not None:
     key = rng.stream(cfg.seed, "real_images")
     size = frozen["images"].shape[0]

@@ -79,7 +79,7 @@ def test_a_seed_draws_what_training_draws(files, tmp_path):
     "generator.latent_dim=6",
   )
   program = step_lib.build(config, mesh_lib.make_mesh())
-  state = types.SimpleNamespace(step=np.uint32(0))
+  state = types.SimpleNamespace(step=np.uint32(0), views={})
   views = jax.jit(lambda frozen: program.preview(state, frozen))(program.frozen)
   with np.load(tmp_path / "o.npz") as file:
     np.testing.assert_allclose(

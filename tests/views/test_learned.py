@@ -192,6 +192,10 @@ def test_a_navigator_climbs_the_loss_and_the_encoder_descends():
   moved = support.leaves(state.views["params"])
   for name, value in support.leaves(before.views["params"]).items():
     assert np.abs(moved[name] - value).max() > 1e-3, name
+  ((name, (tree, metadata)),) = program.exports(state).items()
+  assert name == "latent_view.safetensors"
+  assert metadata["generator_sha256"] == program.facts["generator sha256"]
+  assert tree is state.views["params"]
 
 
 def test_the_navigators_gradient_is_that_of_the_loss():
@@ -242,6 +246,16 @@ def test_a_trained_navigator_is_a_view_like_any_other(tmp_path):
   np.testing.assert_array_equal(
     view(jax.random.key(0), z, 0), learned.apply(params, None, z, 0)
   )
+
+
+def test_a_navigator_of_another_generator_is_refused(tmp_path):
+  file = tmp_path / "n.safetensors"
+  params = make(navigator).init(jax.random.key(0))
+  weights.save(file, params, {"generator_sha256": "a" * 64})
+  with pytest.raises(errors.UsageError, match="a{64}.*has none: it is random"):
+    support.open_program(
+      support.tiny("views.latent.name=navigator", f"views.latent.file={file}")
+    )
 
 
 @pytest.mark.parametrize(

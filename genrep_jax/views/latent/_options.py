@@ -4,7 +4,7 @@ import math
 
 import ml_collections
 
-from genrep_jax.lib import contracts, errors, plugins
+from genrep_jax.lib import contracts, errors, plugins, weights
 
 _ROOM = "views/latent"
 
@@ -22,6 +22,27 @@ def non_negative(view: str, cfg, key: str) -> float:
   if not (math.isfinite(value) and value >= 0):
     refuse(view, key, value, f"{key} >= 0")
   return value
+
+
+def check_generator(path: str, file: str, wanted: str, generator_weights: str):
+  """Refuses a file that belongs to the latent space of another generator.
+
+  Args:
+    path: of the config key that names the file, for the message.
+    file: the file's name, for the message.
+    wanted: sha256 of the generator's weights that the file was made with.
+    generator_weights: the run's `generator.weights`.
+
+  Raises:
+    UsageError: says both.
+  """
+  given = weights.sha256(generator_weights) if generator_weights else ""
+  if given != wanted:
+    raise errors.UsageError(
+      f"{path}: {file} was made with the generator of sha256 {wanted}; "
+      f"generator.weights {generator_weights!r} has "
+      f"{given or 'none: it is random'}"
+    )
 
 
 def completed(entry, path: str, *, name: str = "", **shared):

@@ -7,8 +7,9 @@ keep chunk 0, with sigma = 1:
   c.views.latent = {"name": "groups", "num_groups": 6,
     "groups": (1, 2, 3, 4, 5), "inner": {"name": "gaussian", "sigma": 1.0}}
 
-Groups are equal, contiguous parts of z. StyleGAN2's layers are not such: every
-layer sees all of z through w, so moving single W layers is not covered here.
+Groups are equal, contiguous parts of the latent. StyleGAN2 has a w per layer,
+coarse to fine, with `generator.latent = "w+"`: then group l is layer l, and
+num_groups = 2 log2(resolution) - 2.
 """
 
 import dataclasses

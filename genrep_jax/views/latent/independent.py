@@ -5,7 +5,7 @@ the anchor's y. Meant for conditional generators; with an unconditional one a
 pair has nothing in common (useful as a control: nothing can be learned).
 """
 
-from genrep_jax.lib import contracts
+from genrep_jax.lib import contracts, errors
 
 
 def default_config() -> dict:
@@ -23,8 +23,17 @@ def make(cfg, generator: contracts.Generator) -> contracts.LatentView:
 
   Returns:
     (key, z [latent_dim], y) -> z' [latent_dim], of z's type.
+
+  Raises:
+    UsageError: the latents are not what is drawn (StyleGAN2's w): their law is
+      known to the weights only.
   """
   del cfg
+  if generator.encode_latent is not None:
+    raise errors.UsageError(
+      "views.latent independent: the generator's latents are not drawn but "
+      "computed from z; set generator.latent=z"
+    )
 
   def view(key, z, y):
     del y

@@ -39,6 +39,26 @@ def default_config() -> dict:
   }
 
 
+def check_weights(cfg, generator_weights: str) -> None:
+  """Refuses a navigator of another generator.
+
+  Args:
+    cfg: options as in `default_config`.
+    generator_weights: the run's `generator.weights`.
+
+  Raises:
+    UsageError: the sha256 of that file is not the navigator's generator's.
+  """
+  if cfg.file:
+    made = weights.read_metadata(cfg.file)
+    _options.check_generator(
+      "views.latent.file",
+      cfg.file,
+      made.get("generator_sha256", "unknown"),
+      generator_weights,
+    )
+
+
 def make(cfg, generator: contracts.Generator):
   """Makes the view.
 
