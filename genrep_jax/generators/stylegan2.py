@@ -291,7 +291,7 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
     images = raw(variables, latents, y, cfg=cfg, dtype=dtype)[:, first:end]
     return jnp.clip(images, -1, 1) if cfg.clip else images
 
-  in_w = {"encode_latent": functools.partial(encode, cfg=cfg)}
+  in_w = functools.partial(encode, cfg=cfg)
   return Generator(
     resolution=(end - first, cfg.resolution),
     channels=cfg.channels,
@@ -300,5 +300,5 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
     init=lambda key: rng.one_draw(key, functools.partial(_init, sizes=sizes)),
     sample=sample,
     apply=apply,
-    **({} if cfg.latent == "z" else in_w),
+    encode_latent=None if cfg.latent == "z" else in_w,
   )

@@ -19,6 +19,7 @@ from genrep_jax.generators import (
   stylegan2,
 )
 from genrep_jax.lib import errors
+from genrep_jax.views.latent import groups
 
 TOLERANCE = 1e-4  # times the standard deviation of the expected array
 THIN = {
@@ -367,6 +368,77 @@ def test_the_clamp_bounds_the_maps():
   assert 0 < np.abs(images).max() <= 0.03 + 1e-6
 
 
+@pytest.fixture(scope="module")
+def tiny():
+  """(function: options -> 8 px generator with four rows of w, variables)."""
+  sizes = {"resolution": 8, "num_classes": 3, "truncation_psi": 0.7}
+  _, variables = thin(**sizes)
+
+  def make(**options):
+    cfg = {**THIN, **sizes, "clip": False, **options}
+    return stylegan2.make(config(**cfg))
+
+  return make, variables
+
+
+@pytest.mark.parametrize(
+  "options",
+  [{"latent": "w"}, {"latent": "w+"}, {"latent": "w+", "truncation_cutoff": 3}],
+  ids=("w", "w+", "w+ with a cutoff"),
+)
+def test_the_w_of_a_drawn_z_renders_as_z_does(options, tiny):
+  make, variables = tiny
+  in_z, in_w = make(**{**options, "latent": "z"}), make(**options)
+  assert in_z.encode_latent is None and in_z.latent_dim == 8
+  assert in_w.sample_dim == 8
+  assert in_w.latent_dim == (12 if options["latent"] == "w" else 4 * 12)
+  keys = jax.random.split(jax.random.key(3), 4)
+
+  @jax.jit
+  def both(variables):
+    z, y = jax.vmap(in_w.sample)(keys)
+    latents = in_w.encode_latent(variables, z, y)
+    images = [in_z.apply(variables, z, y), in_w.apply(variables, latents, y)]
+    return z, jax.vmap(in_z.sample)(keys)[0], latents, images
+
+  z, same, latents, (expected, images) = both(variables)
+  np.testing.assert_array_equal(z, same)
+  assert latents.shape == (4, in_w.latent_dim) and latents.dtype == jnp.float32
+  np.testing.assert_allclose(images, expected, rtol=0, atol=1e-5)
+  assert np.abs(images[1:] - images[0]).max() > 0.1
+
+
+def test_moving_fine_layers_leaves_the_coarse_ones_alone(tiny, monkeypatch):
+  make, variables = tiny
+  generator = make(latent="w+")
+  # 2 and 3 of four: what follows the first map of 8 px.
+  cfg = groups.default_config() | {"num_groups": 4, "groups": (2, 3)}
+  cfg["sigma"] = (0.5, 0.8)
+  view = groups.make(ml_collections.ConfigDict(cfg), generator)
+  true, shares = stylegan2._to_rgb, []
+
+  def spy(*arguments):
+    shares.append(true(*arguments))
+    return shares[-1]
+
+  monkeypatch.setattr(stylegan2, "_to_rgb", spy)
+
+  @jax.jit
+  def rendered(variables):
+    z, y = generator.sample(jax.random.key(3))
+    anchor = generator.encode_latent(variables, z[None], y[None])
+    moved = view(jax.random.key(4), anchor[0], y)[None]
+    pair = jnp.concatenate([anchor, moved])
+    return pair, generator.apply(variables, pair, y[None].repeat(2)), shares
+
+  (anchor, moved), images, (of_4_px, of_8_px) = rendered(variables)
+  changed = np.any((anchor != moved).reshape(4, 12), axis=1)
+  assert changed.tolist() == [False, False, True, True]
+  np.testing.assert_array_equal(of_4_px[0], of_4_px[1])
+  assert np.abs(of_8_px[0] - of_8_px[1]).max() > 0.01
+  assert np.abs(images[0] - images[1]).max() > 0.01
+
+
 @pytest.mark.parametrize(
   ("options", "named"),
   [
@@ -380,6 +452,12 @@ def test_the_clamp_bounds_the_maps():
     ({"noise": "loud"}, "const, random, none"),
     ({"crop_rows": (4, 17)}, r"crop_rows \(4, 17\)"),
     ({"crop_rows": (4,)}, r"crop_rows \(4,\)"),
+    ({"latent": "s"}, "latent 's' must be one of z, w, w+"),
+    ({"latent": "w+", "noise": "random"}, "use const or none"),
+    (
+      {"latent": "w", "truncation_cutoff": 2, "truncation_psi": 0.7},
+      "truncation_cutoff 2 needs more than one w",
+    ),
   ],
 )
 def test_bad_options_are_refused(options, named):
