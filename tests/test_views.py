@@ -1,12 +1,16 @@
 """Which latents and which images a step shows: anchors, pools, T_x by view."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from genrep_jax import parts as parts_lib
+from genrep_jax.encoders import heads, small as small_encoder
 from genrep_jax.generators import small
 from genrep_jax.lib import configs, errors, rng
+from genrep_jax.objectives import simclr
 from genrep_jax.tools import render
 from tests import support
 
@@ -100,9 +104,67 @@ def test_views_can_share_a_rendering():
   assert np.abs(latents[:, 1] - latents[:, 0]).max() > 1e-2
 
 
+MULTI_CROP = (
+  *TINY,
+  "views.num_views=4",
+  "views.rendering_of=(0,1,1,0)",
+  "views.pixel.name=multi_crop",
+  "views.pixel.crop_px=20",
+  "views.pixel.local_crop_px=12",
+  "views.pixel.mean=(0.5,)",
+  "views.pixel.std=(0.5,)",
+)
+
+
+def test_local_crops_are_views_like_the_others():
+  """Two global, two local crops: the loss sees four views of each anchor."""
+  config = support.tiny(*MULTI_CROP, "encoder.norm=batch")
+  program, _, state, frozen = support.open_program(config)
+
+  @jax.jit
+  def run(state, frozen):
+    views, before = program.step.show(state, frozen)
+    return views, before, *program.step(state, frozen)
+
+  views, before, new, measured = run(state, frozen)
+  assert views.images.shape == (8, 2, 20, 20, 1)
+  assert views.local_crops.shape == (8, 2, 12, 12, 1)
+  assert before.shape == (8, 4, 28, 28, 1)
+  assert views.latents.shape == (8, 4, 8)
+  # Both batches of the encoder leave their mark on its running statistics.
+  variables = {
+    "params": state.params["encoder"],
+    "batch_stats": state.batch_stats,
+  }
+  encoder = parts_lib.plugins.resolve("encoders", config.encoder.name).make(
+    config.encoder, dtype=np.float32
+  )
+  pooled = []
+  for images in (views.images, views.local_crops):
+    features, variables["batch_stats"] = encoder.apply(
+      variables, images.reshape(16, *images.shape[2:]), train=True
+    )
+    pooled.append(features.pooled.reshape(8, 2, -1))
+  want = support.leaves(variables["batch_stats"])
+  for name, value in support.leaves(new.batch_stats).items():
+    np.testing.assert_allclose(value, want[name], rtol=1e-4, atol=1e-6)
+  z, _ = heads.mlp([0], 128).apply(
+    {"params": state.params["head"], "batch_stats": {}},
+    np.concatenate(pooled, axis=1),
+    True,
+  )
+  loss = simclr.loss(z, temperature=config.objective.temperature)
+  np.testing.assert_allclose(measured.compute()["loss"], loss, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
   "options, says",
   [
+    ((*MULTI_CROP, "objective.name=dim"), "'dim' needs local maps of one size"),
+    (
+      (*MULTI_CROP, "views.pixel_on=(0,1,2)"),
+      "one size, or a first size and, for the last views, one other",
+    ),
     (("views.rendering_of=(0,)",), r"\(0,\) must be \(\) or 2 numbers"),
     (("views.rendering_of=(0,2)",), "count the anchor's renderings from 0"),
   ],
@@ -111,6 +173,23 @@ def test_impossible_views_are_refused(options, says):
   with pytest.raises(errors.UsageError, match=says) as raised:
     support.open_program(support.tiny(*options))
   assert "\n" not in str(raised.value)
+
+
+def test_an_encoder_may_refuse_the_size_of_local_crops(monkeypatch):
+  def make(cfg, *, dtype):
+    encoder = made(cfg, dtype=dtype)
+
+    def apply(variables, images, **options):
+      assert images.shape[1:3] == (20, 20), "made for 20x20"
+      return encoder.apply(variables, images, **options)
+
+    return dataclasses.replace(encoder, apply=apply)
+
+  made = small_encoder.make
+  monkeypatch.setattr(small_encoder, "make", make)
+  says = "'small' cannot take the local crops of 12x12 pixels.*made for 20x20"
+  with pytest.raises(errors.UsageError, match=says):
+    support.open_program(support.tiny(*MULTI_CROP))
 
 
 def test_steps_of_a_run_are_counted_by_stored_latents(tmp_path):
