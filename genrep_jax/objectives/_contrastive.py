@@ -6,6 +6,7 @@ global arrays. With the anchors spread over devices, the compiler gathers the
 embeddings once, and each device computes its own rows of the similarities.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genrep_jax.lib import contracts, errors
+from genrep_jax.objectives import _chunks, _options
 
 
 class Terms(NamedTuple):
@@ -22,7 +24,8 @@ class Terms(NamedTuple):
   Attributes:
     loss: mean over all rows, without any factor.
     accuracy: fraction of rows whose most similar key is a positive; a tie with
-      a negative counts against, so a collapsed encoder scores 0.
+      a negative counts against, so a collapsed encoder scores 0. A row whose
+      negatives are all masked scores 1.
     positive_cosine: mean cosine of the positive pairs.
     negative_cosine: mean cosine of the other allowed pairs.
   """
@@ -49,6 +52,8 @@ def soft_cross_entropy(
   key_groups,
   *,
   temperature,
+  row_classes=None,
+  key_classes=None,
   exclude_self=True,
   chunk_rows=0,
 ) -> Terms:
@@ -64,10 +69,12 @@ def soft_cross_entropy(
     row_groups: int [n].
     key_groups: int [m].
     temperature: tau > 0.
+    row_classes: int [n], or None. With classes, a key of the row's class that
+      is no positive of it is no negative either: it is not among the k'.
+    key_classes: int [m], or None.
     exclude_self: rows and keys are the same vectors; no row is its own key.
-    chunk_rows: rows whose similarities are held at a time, so that memory is
-      chunk_rows * m instead of n * m; 0 means all. Each chunk is computed again
-      in the backward pass. On several devices, a multiple of their number.
+    chunk_rows: rows whose similarities are held at a time (`_chunks`); 0 means
+      all. On several devices, a multiple of their number.
 
   Returns:
     The Terms.
@@ -76,7 +83,6 @@ def soft_cross_entropy(
     UsageError: chunk_rows does not divide n, or a row has no allowed key.
   """
   n, m = len(rows), len(keys)
-  check_rows(n, chunk_rows)
   if m <= exclude_self:
     raise errors.UsageError(
       f"contrastive loss: {m} embeddings in the global batch, at least 2 needed"
@@ -84,7 +90,7 @@ def soft_cross_entropy(
   key_index = np.arange(m)  # a constant: nothing to gather from devices
 
   def row_terms(block):
-    rows, row_groups, row_index = block
+    rows, row_groups, row_classes, row_index = block
     # Full float32 products: TF32 or bfloat16 passes move the loss by percents.
     s = jnp.matmul(rows, keys.T, precision=jax.lax.Precision.HIGHEST)
     s = s / temperature
@@ -95,6 +101,8 @@ def soft_cross_entropy(
       allowed = jnp.not_equal(row_index[:, None], key_index)
       positive &= allowed
     count = jnp.sum(positive, axis=1)
+    if row_classes is not None:
+      allowed &= positive | jnp.not_equal(row_classes[:, None], key_classes)
     log_partition = jax.nn.logsumexp(s, axis=1, where=allowed)
     mean_positive = jnp.sum(s, axis=1, where=positive) / jnp.maximum(count, 1)
     loss = jnp.where(count > 0, log_partition - mean_positive, 0.0)
@@ -108,18 +116,10 @@ def soft_cross_entropy(
     counts = [count, jnp.sum(negative, axis=1)]
     return loss, hit, similarities, counts
 
-  block = (rows, row_groups, np.arange(n))
-  if chunk_rows and chunk_rows < n:
-    # Chunk j takes the rows j, j + n/chunk, ...: with n spread over devices,
-    # every device holds a part of every chunk. The compiler then gathers one
-    # chunk at a time, and the keys stay where they are.
-    block = jax.tree.map(
-      lambda x: x.reshape(chunk_rows, -1, *x.shape[1:]).swapaxes(0, 1), block
-    )
-    terms = jax.lax.map(jax.checkpoint(row_terms), block)
-  else:
-    terms = row_terms(block)
-  loss, hit, similarities, counts = terms
+  block = (rows, row_groups, row_classes, np.arange(n))
+  loss, hit, similarities, counts = _chunks.over_rows(
+    row_terms, block, chunk_rows
+  )
   cosines = [
     temperature * jnp.sum(s) / jnp.maximum(jnp.sum(c.astype(s.dtype)), 1)
     for s, c in zip(similarities, counts, strict=True)
@@ -127,22 +127,12 @@ def soft_cross_entropy(
   return Terms(jnp.mean(loss), jnp.mean(hit, dtype=loss.dtype), *cosines)
 
 
-def check_rows(n, chunk_rows):
-  """Raises UsageError if chunks of `chunk_rows` do not tile n rows."""
-  if chunk_rows and chunk_rows < n and n % chunk_rows:
-    fits = max(c for c in range(1, chunk_rows) if n % c == 0)
-    raise errors.UsageError(
-      f"objective.chunk_rows: {chunk_rows} does not divide the {n} rows "
-      f"(anchors times views) of the global batch; {fits} does"
-    )
-
-
 def factor(temperature, base_temperature) -> float:
   """Returns the loss's factor tau / tau_0; 1 without a base temperature."""
   return temperature / base_temperature if base_temperature else 1.0
 
 
-def terms(z, labels, *, temperature, chunk_rows=0) -> Terms:
+def terms(z, labels, *, temperature, mask_labels=None, chunk_rows=0) -> Terms:
   """Terms of raw embeddings, every row being an anchor and a key.
 
   Args:
@@ -150,31 +140,84 @@ def terms(z, labels, *, temperature, chunk_rows=0) -> Terms:
     labels: int [b], equal where rows are positives; None: the views of one
       anchor are the positives.
     temperature: tau > 0.
+    mask_labels: int [b], or None. Rows of other anchors with an equal label are
+      then neither positives nor negatives.
     chunk_rows: see `soft_cross_entropy`.
 
   Returns:
     The Terms.
   """
   b, v, d = z.shape
-  if labels is None:
-    groups = np.arange(b).repeat(v)
-  else:
-    groups = jnp.broadcast_to(labels[:, None], (b, v)).reshape(b * v)
+
+  def of_rows(x):
+    return jnp.broadcast_to(x[:, None], (b, v)).reshape(b * v)
+
+  groups = np.arange(b).repeat(v) if labels is None else of_rows(labels)
+  classes = None if mask_labels is None else of_rows(mask_labels)
   z = normalise(z).reshape(b * v, d)
   return soft_cross_entropy(
-    z, z, groups, groups, temperature=temperature, chunk_rows=chunk_rows
+    z,
+    z,
+    groups,
+    groups,
+    temperature=temperature,
+    row_classes=classes,
+    key_classes=classes,
+    chunk_rows=chunk_rows,
   )
 
 
-def loss(z, labels, temperature, base_temperature, chunk_rows):
+def pair_terms(rows, keys, *, temperature, mask_labels=None, chunk_rows=0):
+  """Terms of pairs of views, one key per anchor: arrays [p].
+
+  Args:
+    rows: [b p d], unit vectors.
+    keys: [b p d], unit vectors; keys[i, j] is the positive of rows[i, j], and
+      keys[k, j] a negative.
+    temperature: tau > 0.
+    mask_labels: see `terms`.
+    chunk_rows: rows of similarities held at a time; 0 means all b.
+
+  Raises:
+    UsageError: chunk_rows does not divide b.
+  """
+  b = len(rows)
+  _chunks.check(b, chunk_rows, _chunks.ONE_PER_ANCHOR)
+  ids = np.arange(b)
+  kernel = functools.partial(
+    soft_cross_entropy,
+    row_groups=ids,
+    key_groups=ids,
+    temperature=temperature,
+    row_classes=mask_labels,
+    key_classes=mask_labels,
+    exclude_self=False,
+    chunk_rows=chunk_rows,
+  )
+  return jax.vmap(kernel, in_axes=1)(rows, keys)
+
+
+def loss(z, labels, temperature, base_temperature, chunk_rows, mask_labels):
   """The loss of `terms`, times tau / tau_0."""
-  out = terms(z, labels, temperature=temperature, chunk_rows=chunk_rows)
+  out = terms(
+    z,
+    labels,
+    temperature=temperature,
+    mask_labels=mask_labels,
+    chunk_rows=chunk_rows,
+  )
   return factor(temperature, base_temperature) * out.loss
 
 
-def default_config(name: str) -> dict:
-  """Returns the options that every contrastive objective has."""
-  return {
+def default_config(name: str, *, mask: bool = True) -> dict:
+  """Returns the options that every contrastive objective has.
+
+  Args:
+    name: of the objective.
+    mask: whether it has `mask_same_class`. Where positives share a class
+      (SupCon), there would be nothing to mask.
+  """
+  options = {
     "name": name,
     "temperature": 0.1,  # tau
     "base_temperature": 0.0,  # tau_0: loss times tau / tau_0; 0: no factor
@@ -182,6 +225,8 @@ def default_config(name: str) -> dict:
     "head_hidden": 0,  # width of the head's hidden layer; 0: the feature's
     "head_dim": 128,  # d
   }
+  # Other anchors of one class are no negatives: needs labels.
+  return {**options, "mask_same_class": False} if mask else options
 
 
 def make_objective(cfg, heads, *, use_labels: bool, min_views: int):
@@ -201,35 +246,29 @@ def make_objective(cfg, heads, *, use_labels: bool, min_views: int):
   Raises:
     UsageError: an option is out of range.
   """
-  temperature, base = float(cfg.temperature), float(cfg.base_temperature)
-  if not (temperature > 0 and math.isfinite(temperature)):
-    raise errors.UsageError(
-      f"objective.temperature: {cfg.temperature} is not > 0"
-    )
-  if not (base >= 0 and math.isfinite(base)):
-    raise errors.UsageError(
-      f"objective.base_temperature: {cfg.base_temperature} is not >= 0 "
-      "(0: no factor)"
-    )
-  chunk_rows = cfg.chunk_rows
-  if chunk_rows < 0:
-    raise errors.UsageError(
-      f"objective.chunk_rows: {chunk_rows} is not >= 0 (0: all rows at once)"
-    )
+  temperature = _options.positive(cfg, "temperature")
+  base = _options.non_negative(cfg, "base_temperature")
+  chunk_rows = _options.count(cfg, "chunk_rows", 0)
+  mask = not use_labels and cfg.mask_same_class
   head = heads.mlp([cfg.head_hidden], cfg.head_dim)
   scale = factor(temperature, base)
 
   def init(key, features):
     b, v, f = features.pooled.shape
-    check_rows(b * v, chunk_rows)
+    _chunks.check(b * v, chunk_rows)
     return head.init(key, f)["params"], {}
 
   def apply(head_params, features, views, target, state, key):
     del target, key
     variables = {"params": head_params, "batch_stats": {}}
     z, _ = head.apply(variables, features.pooled, True)
-    labels = views.labels if use_labels else None
-    out = terms(z, labels, temperature=temperature, chunk_rows=chunk_rows)
+    out = terms(
+      z,
+      views.labels if use_labels else None,
+      temperature=temperature,
+      mask_labels=views.labels if mask else None,
+      chunk_rows=chunk_rows,
+    )
     norm = jnp.mean(jnp.linalg.norm(jax.lax.stop_gradient(z), axis=-1))
     measured = {
       "contrastive_accuracy": out.accuracy,
@@ -239,10 +278,14 @@ def make_objective(cfg, heads, *, use_labels: bool, min_views: int):
     }
     return scale * out.loss, measured, state
 
+  def chance(b, v):
+    # How many negatives are left depends on the labels.
+    return None if mask or b * v < 2 else scale * math.log(b * v - 1)
+
   return contracts.Objective(
-    requires=frozenset({"labels"} if use_labels else ()),
+    requires=frozenset({"labels"} if use_labels or mask else ()),
     min_views=min_views,
     init=init,
     apply=apply,
-    chance=lambda b, v: scale * math.log(b * v - 1) if b * v > 1 else None,
+    chance=chance,
   )

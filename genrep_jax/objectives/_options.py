@@ -46,6 +46,14 @@ def one_of(what: str, value, known) -> str:
   return value
 
 
+def some_weight(weights) -> None:
+  """Raises UsageError if all weights {option: value} are zero."""
+  if not any(weights.values()):
+    raise errors.UsageError(
+      f"objective: {' and '.join(weights)} sum to zero; one must be > 0"
+    )
+
+
 def check_rows(what: str, n: int) -> None:
   """Raises UsageError if a batch is too small to compare its rows."""
   if n < 2:

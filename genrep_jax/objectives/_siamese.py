@@ -82,7 +82,15 @@ def run_head(head, name, params, state, x):
 
 
 def make_objective(
-  projector, projector_dim, predictor, measure, *, use_target, chance=None
+  projector,
+  projector_dim,
+  predictor,
+  measure,
+  *,
+  use_target,
+  use_labels=False,
+  check=lambda b, v: None,
+  chance=lambda b, v: None,
 ) -> contracts.Objective:
   """Makes an objective of predictions p = q(g(h)) and keys.
 
@@ -90,14 +98,18 @@ def make_objective(
     projector: the Head g.
     projector_dim: dimension of its output.
     predictor: the Head q.
-    measure: (predictions [b v d], keys [b v d]) -> (loss, metrics).
+    measure: (predictions [b v d], keys [b v d], labels [b] or None) -> (loss,
+      metrics).
     use_target: keys are the target network's g(h), else those of the trained
       one; without gradient either way.
-    chance: see contracts.Objective; None: there is no such level.
+    use_labels: `measure` gets the labels.
+    check: (b, v) -> None, raises UsageError for a batch that does not fit.
+    chance: see contracts.Objective; there is no such level by default.
   """
 
   def init(key, features):
-    in_dim = features.pooled.shape[-1]
+    b, v, in_dim = features.pooled.shape
+    check(b, v)
     return init_heads(
       key,
       {
@@ -107,7 +119,7 @@ def make_objective(
     )
 
   def apply(head_params, features, views, target, state, key):
-    del views, key
+    del key
     z, new = run_head(
       projector, "projector", head_params, state, features.pooled
     )
@@ -116,13 +128,17 @@ def make_objective(
       z, _ = run_head(
         projector, "projector", target.head, state, target.features.pooled
       )
-    loss, metrics = measure(p, jax.lax.stop_gradient(z))
+    labels = views.labels if use_labels else None
+    loss, metrics = measure(p, jax.lax.stop_gradient(z), labels)
     return loss, metrics, new
 
   return contracts.Objective(
-    requires=frozenset({"target"} if use_target else ()),
+    requires=frozenset(
+      ({"target"} if use_target else set())
+      | ({"labels"} if use_labels else set())
+    ),
     min_views=2,
     init=init,
     apply=apply,
-    chance=chance or (lambda b, v: None),
+    chance=chance,
   )

@@ -11,41 +11,45 @@ becomes 5x5 as in the paper), where the paper takes two depths. Receptive fields
 overlap more than in the paper's encoder, which has no padding.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from genrep_jax.lib import contracts
-from genrep_jax.objectives import _local_global, _options, _siamese
+from genrep_jax.objectives import _chunks, _local_global, _options, _siamese
 
 _TERMS = ("global_to_coarse", "global_to_fine", "coarse_to_coarse")
 
 
-def _nce(antecedents, consequents, clip):
+def _nce(antecedents, consequents, clip, chunk_rows):
   """Loss, mean t^2 and metrics of one term, means over ordered pairs of views.
 
   Args:
     antecedents: [b v d].
     consequents: [b v p d].
     clip: c of the soft clip.
+    chunk_rows: antecedents whose scores are held at a time; 0: all b.
   """
   b, v, d = antecedents.shape
   first, second = _siamese.ordered_pairs(v)
-
-  def pair(u, maps):
-    t = _local_global.scores(u, maps) / d**0.5
-    penalty = jnp.mean(t * t)
-    t = clip * jnp.tanh(t / clip)
-    return _local_global.infonce(t), penalty, _local_global.measures(t)
-
+  pair = functools.partial(
+    _local_global.compare,
+    measure="infonce",
+    divisor=d**0.5,
+    clip=clip,
+    chunk_rows=chunk_rows,
+  )
   out = jax.vmap(pair, in_axes=1)(antecedents[:, first], consequents[:, second])
   return jax.tree.map(jnp.mean, out)
 
 
-def _terms(vectors, coarse, fine, positions, clip):
+def _terms(vectors, coarse, fine, positions, clip, chunk_rows):
   """Returns {term: (loss, mean t^2, metrics)}; arguments as of `loss`."""
   b, v, d = vectors.shape
   _options.check_rows("amdim", b)
+  _chunks.check(b, chunk_rows, _chunks.ONE_PER_ANCHOR)
   vectors, coarse, fine = map(_siamese.to_float, (vectors, coarse, fine))
   coarse = coarse.reshape(b, v, -1, d)
   fine = fine.reshape(b, v, -1, d)
@@ -56,7 +60,8 @@ def _terms(vectors, coarse, fine, positions, clip):
     (chosen[:, :, 0], coarse),
   )
   return {
-    name: _nce(*arrays, clip) for name, arrays in zip(_TERMS, both, strict=True)
+    name: _nce(*arrays, clip, chunk_rows)
+    for name, arrays in zip(_TERMS, both, strict=True)
   }
 
 
@@ -64,7 +69,16 @@ def _total(terms, regulariser):
   return sum(nce + regulariser * square for nce, square, _ in terms.values())
 
 
-def loss(vectors, coarse, fine, positions, *, clip=20.0, regulariser=5e-2):
+def loss(
+  vectors,
+  coarse,
+  fine,
+  positions,
+  *,
+  clip=20.0,
+  regulariser=5e-2,
+  chunk_rows=0,
+):
   """Sum over the three terms of NCE + 5e-2 mean(t^2), means over view pairs.
 
   Scores t = u . w / sqrt(d); NCE = -mean log e^s+ / (e^s+ + sum_negatives e^s)
@@ -79,11 +93,14 @@ def loss(vectors, coarse, fine, positions, *, clip=20.0, regulariser=5e-2):
       of coarse_to_coarse, in 0 .. m'^2 - 1.
     clip: c.
     regulariser: weight of the mean squared score, before the clip.
+    chunk_rows: rows of scores held at a time, for each pair of views; 0 means
+      all b.
 
   Returns:
     Scalar, float32 (float64 if the embeddings are).
   """
-  return _total(_terms(vectors, coarse, fine, positions, clip), regulariser)
+  terms = _terms(vectors, coarse, fine, positions, clip, chunk_rows)
+  return _total(terms, regulariser)
 
 
 def default_config() -> dict:
@@ -94,6 +111,7 @@ def default_config() -> dict:
     "regulariser": 5e-2,  # weight of the mean squared score
     "rkhs_dim": 512,  # d; the paper: 1024 to 2560
     "coarse_window": 3,  # side of the windows that make the coarse map
+    "chunk_rows": 0,  # rows of scores held at a time; 0: all
   }
 
 
@@ -104,12 +122,13 @@ def make(cfg, heads):
   batch norm on top. The chance level is None: it depends on the encoder's map.
   Its metrics: loss_<term> of each term, mean_square_score, and score_accuracy,
   positive_score, negative_score of global_to_fine
-  (`_local_global.measures`).
+  (`_local_global.compare`).
   """
   clip = _options.positive(cfg, "clip")
   regulariser = _options.non_negative(cfg, "regulariser")
   window = _options.count(cfg, "coarse_window")
   dim = _options.count(cfg, "rkhs_dim")
+  chunk_rows = _options.count(cfg, "chunk_rows", 0)
   net = heads.mlp(
     [dim], dim, batch_norm=True, out_batch_norm=True, shortcut=True
   )
@@ -121,7 +140,9 @@ def make(cfg, heads):
     return pooled.reshape(b, v, *pooled.shape[1:])
 
   def init(key, features):
-    f, c = features.pooled.shape[-1], features.local.shape[-1]
+    b, _, f = features.pooled.shape
+    c = features.local.shape[-1]
+    _chunks.check(b, chunk_rows, _chunks.ONE_PER_ANCHOR)
     return _siamese.init_heads(
       key, {"global": (net, f), "coarse": (net, c), "fine": (net, c)}
     )
@@ -137,7 +158,7 @@ def make(cfg, heads):
       scales[name], state = _siamese.run_head(net, name, head_params, state, x)
     b, v, m, _, _ = scales["coarse"].shape
     positions = jax.random.randint(key, (b, v), 0, m * m)
-    out = _terms(*scales.values(), positions, clip)
+    out = _terms(*scales.values(), positions, clip, chunk_rows)
     metrics = {f"loss_{name}": nce for name, (nce, _, _) in out.items()}
     squares = [square for _, square, _ in out.values()]
     metrics["mean_square_score"] = sum(squares) / len(squares)

@@ -53,7 +53,8 @@ def make(cfg, heads):
   `_siamese.spread`).
   """
 
-  def measure(predictions, targets):
+  def measure(predictions, targets, labels):
+    del labels
     cosine = jnp.mean(_cosines(predictions, targets))
     return 2 - 2 * cosine, {
       "positive_cosine": cosine,

@@ -9,15 +9,13 @@ The paper has an encoder per view and a memory bank of negatives; here all views
 share the encoder and the head, and the negatives are the batch.
 """
 
-import functools
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from genrep_jax.lib import contracts
-from genrep_jax.objectives import _contrastive, _options, _siamese
+from genrep_jax.objectives import _chunks, _contrastive, _options, _siamese
 
 GRAPHS = ("core", "full")
 
@@ -30,27 +28,22 @@ def _edges(v: int, graph: str):
   return a[keep], b[keep]
 
 
-def _terms(z, *, temperature, graph, chunk_rows):
+def _terms(z, *, temperature, graph, chunk_rows, mask_labels):
   """The kernel's Terms of both directions of every pair: arrays [2 pairs]."""
   b, v, _ = z.shape
   _options.check_rows("cmc", b)
   first, second = _edges(v, graph)
-  z, ids = _contrastive.normalise(z), np.arange(b)
-  kernel = functools.partial(
-    _contrastive.soft_cross_entropy,
-    row_groups=ids,
-    key_groups=ids,
-    temperature=temperature,
-    exclude_self=False,
-    chunk_rows=chunk_rows,
-  )
-  return jax.vmap(kernel, in_axes=1)(
+  z = _contrastive.normalise(z)
+  return _contrastive.pair_terms(
     z[:, np.concatenate([first, second])],
     z[:, np.concatenate([second, first])],
+    temperature=temperature,
+    mask_labels=mask_labels,
+    chunk_rows=chunk_rows,
   )
 
 
-def loss(z, *, temperature, graph="core", chunk_rows=0):
+def loss(z, *, temperature, graph="core", chunk_rows=0, mask_labels=None):
   """Sum over pairs (a, b) of views of L(a, b) + L(b, a), where.
 
   L(a, b) = -mean_i log [exp(z_ia.z_ib/tau) / sum_j exp(z_ia.z_jb/tau)].
@@ -61,14 +54,21 @@ def loss(z, *, temperature, graph="core", chunk_rows=0):
     graph: "core": view 0 with each other view, v - 1 pairs; "full": all
       v(v-1)/2 pairs.
     chunk_rows: rows of similarities held at a time; 0 means all b.
+    mask_labels: int [b], or None. Keys of other anchors of the same label,
+      false negatives, are then left out of the denominator.
 
   Returns:
     Scalar, float32 (float64 if z is). Divided by the number of pairs it bounds
     information from below: I(z_a; z_b) >= log b - L(a, b).
   """
-  return jnp.sum(
-    _terms(z, temperature=temperature, graph=graph, chunk_rows=chunk_rows).loss
+  terms = _terms(
+    z,
+    temperature=temperature,
+    graph=graph,
+    chunk_rows=chunk_rows,
+    mask_labels=mask_labels,
   )
+  return jnp.sum(terms.loss)
 
 
 def default_config() -> dict:
@@ -80,6 +80,7 @@ def default_config() -> dict:
     "chunk_rows": 0,  # rows of similarities held at a time; 0: all
     "head_hidden": 0,  # width of the hidden layer; 0: the feature's
     "head_dim": 128,  # d; as the paper's
+    "mask_same_class": False,  # other anchors of one class: no negatives
   }
 
 
@@ -88,25 +89,31 @@ def make(cfg, heads):
 
   Its metrics: contrastive_accuracy, positive_cosine, negative_cosine (see
   `_contrastive.Terms`; means over the pairs) and mutual_information_bound, the
-  mean of log b - L(a, b), in nats.
+  mean of log b - L(a, b), in nats: a bound only without `mask_same_class`,
+  which requires labels.
   """
   temperature = _options.positive(cfg, "temperature")
   graph = _options.choice(cfg, "graph", GRAPHS)
   chunk_rows = _options.count(cfg, "chunk_rows", 0)
+  mask = cfg.mask_same_class
   head = heads.mlp([cfg.head_hidden], cfg.head_dim)
 
   def init(key, features):
     b, _, f = features.pooled.shape
-    _contrastive.check_rows(b, chunk_rows)
+    _chunks.check(b, chunk_rows, _chunks.ONE_PER_ANCHOR)
     return _siamese.init_heads(key, {"projector": (head, f)})
 
   def apply(head_params, features, views, target, state, key):
-    del views, target, key
+    del target, key
     z, state = _siamese.run_head(
       head, "projector", head_params, state, features.pooled
     )
     terms = _terms(
-      z, temperature=temperature, graph=graph, chunk_rows=chunk_rows
+      z,
+      temperature=temperature,
+      graph=graph,
+      chunk_rows=chunk_rows,
+      mask_labels=views.labels if mask else None,
     )
     metrics = {
       "contrastive_accuracy": jnp.mean(terms.accuracy),
@@ -117,8 +124,15 @@ def make(cfg, heads):
     return jnp.sum(terms.loss), metrics, state
 
   def chance(b, v):
-    return 2 * len(_edges(v, graph)[0]) * math.log(b) if b > 1 else None
+    # How many negatives are left depends on the labels.
+    if mask or b < 2:
+      return None
+    return 2 * len(_edges(v, graph)[0]) * math.log(b)
 
   return contracts.Objective(
-    requires=frozenset(), min_views=2, init=init, apply=apply, chance=chance
+    requires=frozenset({"labels"} if mask else ()),
+    min_views=2,
+    init=init,
+    apply=apply,
+    chance=chance,
   )

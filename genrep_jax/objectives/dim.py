@@ -14,24 +14,22 @@ and thus a game, not an objective.
 import jax
 
 from genrep_jax.lib import contracts
-from genrep_jax.objectives import _local_global, _options, _siamese
+from genrep_jax.objectives import _chunks, _local_global, _options, _siamese
 
-MEASURES = ("jsd", "infonce")
+MEASURES = _local_global.MEASURES
 
 
-def _scores(local_maps, global_features):
+def _compare(local_maps, global_features, measure, chunk_rows):
+  """Returns what `_local_global.compare` does; arguments as of `loss`."""
   n = len(global_features)
+  _options.one_of("dim measure", measure, MEASURES)
   _options.check_rows("dim", n)
   local_maps, u = map(_siamese.to_float, (local_maps, global_features))
-  return _local_global.scores(u, local_maps.reshape(n, -1, u.shape[-1]))
+  maps = local_maps.reshape(n, -1, u.shape[-1])
+  return _local_global.compare(u, maps, measure=measure, chunk_rows=chunk_rows)
 
 
-def _estimate(s, measure):
-  _options.one_of("dim measure", measure, MEASURES)
-  return getattr(_local_global, measure)(s)
-
-
-def loss(local_maps, global_features, *, measure="jsd"):
+def loss(local_maps, global_features, *, measure="jsd", chunk_rows=0):
   """-1/m^2 sum_q I(C_q(X); E(X)), estimated with scores T = C_q(x') . E(x).
 
   jsd: mean sp(-T) over positives + mean sp(T) over negatives - 2 log 2,
@@ -45,11 +43,12 @@ def loss(local_maps, global_features, *, measure="jsd"):
     local_maps: [n m m d], raw.
     global_features: [n d], raw. n >= 2.
     measure: "jsd" or "infonce".
+    chunk_rows: rows of scores held at a time; 0 means all n.
 
   Returns:
     Scalar, float32 (float64 if both are).
   """
-  return _estimate(_scores(local_maps, global_features), measure)
+  return _compare(local_maps, global_features, measure, chunk_rows)[0]
 
 
 def default_config() -> dict:
@@ -58,6 +57,7 @@ def default_config() -> dict:
     "name": "dim",
     "measure": "jsd",  # or "infonce": better with many negatives
     "mi_units": 512,  # d; the code: 2048, 1024 with infonce
+    "chunk_rows": 0,  # rows of scores held at a time; 0: all
   }
 
 
@@ -66,15 +66,18 @@ def make(cfg, heads):
 
   Its chance level is None: the loss of uninformative embeddings is 0 (jsd) or
   log(1 + (n-1) m^2) (infonce) only at equal scores. Its metrics:
-  score_accuracy, positive_score, negative_score (`_local_global.measures`).
+  score_accuracy, positive_score, negative_score (`_local_global.compare`).
   """
   measure = _options.choice(cfg, "measure", MEASURES)
   units = _options.count(cfg, "mi_units")
+  chunk_rows = _options.count(cfg, "chunk_rows", 0)
   net = heads.mlp(
     [units], units, batch_norm=True, shortcut=True, out_layer_norm=True
   )
 
   def init(key, features):
+    b, v, _ = features.pooled.shape
+    _chunks.check(b * v, chunk_rows)
     return _siamese.init_heads(
       key,
       {
@@ -90,8 +93,8 @@ def make(cfg, heads):
       net, "local", head_params, state, rows.local
     )
     u, state = _siamese.run_head(net, "global", head_params, state, rows.pooled)
-    s = _scores(local, u)
-    return _estimate(s, measure), _local_global.measures(s), state
+    total, _, metrics = _compare(local, u, measure, chunk_rows)
+    return total, metrics, state
 
   return contracts.Objective(
     requires=frozenset({"local"}),

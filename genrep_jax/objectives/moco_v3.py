@@ -5,36 +5,31 @@ k = projector(h) those of its moving average; the negatives are the keys of the
 other view in the same batch: there is no queue.
 """
 
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from genrep_jax.objectives import _contrastive, _options, _siamese
+from genrep_jax.objectives import _chunks, _contrastive, _options, _siamese
 
 
-def _terms(queries, keys, *, temperature, chunk_rows):
+def _terms(queries, keys, *, temperature, chunk_rows, mask_labels):
   """The kernel's Terms of every ordered pair of views: arrays [v(v-1)]."""
   b, v, _ = queries.shape
   _options.check_rows("moco_v3", b)
   rows, others = _siamese.ordered_pairs(v)
-  ids = np.arange(b)
-  kernel = functools.partial(
-    _contrastive.soft_cross_entropy,
-    row_groups=ids,
-    key_groups=ids,
-    temperature=temperature,
-    exclude_self=False,
-    chunk_rows=chunk_rows,
-  )
   queries = _contrastive.normalise(queries)
   keys = _contrastive.normalise(jax.lax.stop_gradient(keys))
-  return jax.vmap(kernel, in_axes=1)(queries[:, rows], keys[:, others])
+  return _contrastive.pair_terms(
+    queries[:, rows],
+    keys[:, others],
+    temperature=temperature,
+    mask_labels=mask_labels,
+    chunk_rows=chunk_rows,
+  )
 
 
-def loss(queries, keys, *, temperature, chunk_rows=0):
+def loss(queries, keys, *, temperature, chunk_rows=0, mask_labels=None):
   """ctr(q_1, k_2) + ctr(q_2, k_1) of algorithm 1, where.
 
   ctr(q_a, k_b) = -2 tau mean_i log [exp(q_ia.k_ib/tau) / sum_j
@@ -46,11 +41,19 @@ def loss(queries, keys, *, temperature, chunk_rows=0):
     keys: [b v d], raw; no gradient flows to them.
     temperature: tau > 0.
     chunk_rows: rows of similarities held at a time; 0 means all b.
+    mask_labels: int [b], or None. Keys of other anchors of the same label,
+      false negatives, are then left out of the denominator.
 
   Returns:
     Scalar, float32 (float64 if the queries are).
   """
-  terms = _terms(queries, keys, temperature=temperature, chunk_rows=chunk_rows)
+  terms = _terms(
+    queries,
+    keys,
+    temperature=temperature,
+    chunk_rows=chunk_rows,
+    mask_labels=mask_labels,
+  )
   return 4 * temperature * jnp.mean(terms.loss)
 
 
@@ -63,11 +66,14 @@ def default_config() -> dict:
     "projector_hidden": (1024,),  # the code: (4096,), for ViT (4096, 4096)
     "projector_dim": 256,
     "predictor_hidden": (1024,),  # the code: (4096,)
+    "mask_same_class": False,  # other anchors of one class: no negatives
   }
 
 
 def make(cfg, heads):
   """Makes the objective; it requires the target network.
+
+  With `mask_same_class` it requires labels, too.
 
   Its metrics: contrastive_accuracy, positive_cosine, negative_cosine (see
   `_contrastive.Terms`; means over pairs of views), embedding_std (of the keys,
@@ -75,10 +81,15 @@ def make(cfg, heads):
   """
   temperature = _options.positive(cfg, "temperature")
   chunk_rows = _options.count(cfg, "chunk_rows", 0)
+  mask = cfg.mask_same_class
 
-  def measure(queries, keys):
+  def measure(queries, keys, labels):
     terms = _terms(
-      queries, keys, temperature=temperature, chunk_rows=chunk_rows
+      queries,
+      keys,
+      temperature=temperature,
+      chunk_rows=chunk_rows,
+      mask_labels=labels,
     )
     return 4 * temperature * jnp.mean(terms.loss), {
       "contrastive_accuracy": jnp.mean(terms.accuracy),
@@ -92,11 +103,18 @@ def make(cfg, heads):
       hidden, cfg.projector_dim, batch_norm=True, out_batch_norm=True
     )
 
+  def chance(b, v):
+    del v
+    # How many negatives are left depends on the labels.
+    return None if mask or b < 2 else 4 * temperature * math.log(b)
+
   return _siamese.make_objective(
     head(cfg.projector_hidden),
     cfg.projector_dim,
     head(cfg.predictor_hidden),
     measure,
     use_target=True,
-    chance=lambda b, v: 4 * temperature * math.log(b) if b > 1 else None,
+    use_labels=mask,
+    check=lambda b, v: _chunks.check(b, chunk_rows, _chunks.ONE_PER_ANCHOR),
+    chance=chance,
   )

@@ -50,7 +50,8 @@ def make(cfg, heads):
   `_siamese.spread`; it falls to 0 in a collapse).
   """
 
-  def measure(predictions, projections):
+  def measure(predictions, projections, labels):
+    del labels
     cosine = jnp.mean(_cosines(predictions, projections))
     return -cosine, {
       "positive_cosine": cosine,

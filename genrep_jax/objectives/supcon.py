@@ -24,12 +24,14 @@ def loss(z, labels, *, temperature, base_temperature=None, chunk_rows=0):
   Returns:
     Scalar, float32 (float64 if z is).
   """
-  return _contrastive.loss(z, labels, temperature, base_temperature, chunk_rows)
+  return _contrastive.loss(
+    z, labels, temperature, base_temperature, chunk_rows, None
+  )
 
 
 def default_config() -> dict:
   """Returns the options and their defaults."""
-  return _contrastive.default_config("supcon")
+  return _contrastive.default_config("supcon", mask=False)
 
 
 def make(cfg, heads):

@@ -121,10 +121,11 @@ def make(cfg, heads):
   share. Its metrics: the unweighted invariance, variance and covariance terms,
   and embedding_std, the mean S(z_j), which a collapse brings to 0.01.
   """
-  weights = [
-    _options.non_negative(cfg, f"{term}_weight")
+  weights = {
+    f"{term}_weight": _options.non_negative(cfg, f"{term}_weight")
     for term in ("similarity", "variance", "covariance")
-  ]
+  }
+  _options.some_weight(weights)
   reduction = _options.choice(cfg, "variance_reduction", REDUCTIONS)
   head = heads.mlp(
     cfg.projector_hidden, cfg.projector_dim, batch_norm=True, out_bias=False
@@ -146,7 +147,7 @@ def make(cfg, heads):
       "covariance": out.covariance,
       "embedding_std": out.std,
     }
-    return _total(out, *weights, reduction), metrics, state
+    return _total(out, *weights.values(), reduction), metrics, state
 
   return contracts.Objective(
     requires=frozenset(),

@@ -146,21 +146,25 @@ def test_keys_of_another_view(losses, name):
   _check(grad, losses[f"out/{name}/grad_z"], 1e-4, 1e-5)
 
 
-def _twin(z, labels, tau):
-  """The formulas by loops, in float64: (loss, accuracy, cosines)."""
+def _twin(z, labels, tau, mask=None):
+  """The formulas by loops, in float64: (loss, accuracy, cosines).
+
+  With `mask`, labels of anchors, other anchors of a row's label are no keys.
+  """
   z = np.asarray(z, np.float64)
   b, v, d = z.shape
   z = z.reshape(b * v, d)
   z = z / np.linalg.norm(z, axis=1, keepdims=True)
   y = np.repeat(np.arange(b) if labels is None else labels, v)
+  classes = np.arange(b * v) if mask is None else np.repeat(mask, v)
   total, hits, cosines = 0.0, 0, {True: [], False: []}
   for i in range(b * v):
     others = [k for k in range(b * v) if k != i]
-    partition = sum(math.exp(z[i] @ z[k] / tau) for k in others)
+    others = [k for k in others if y[k] == y[i] or classes[k] != classes[i]]
+    partition = np.logaddexp.reduce([z[i] @ z[k] / tau for k in others])
     positives = [k for k in others if y[k] == y[i]]
     for p in positives:
-      share = math.exp(z[i] @ z[p] / tau) / partition
-      total -= math.log(share) / len(positives)
+      total -= (z[i] @ z[p] / tau - partition) / len(positives)
     hits += y[max(others, key=lambda k: z[i] @ z[k])] == y[i]
     for k in others:
       cosines[bool(y[k] == y[i])].append(z[i] @ z[k])
@@ -168,36 +172,86 @@ def _twin(z, labels, tau):
   return total / n, hits / n, np.mean(cosines[True]), np.mean(cosines[False])
 
 
-@pytest.mark.parametrize("views", [2, 3, 4])
-@pytest.mark.parametrize("labelled", [False, True])
-def test_twin_of_values_and_metrics(views, labelled):
-  z = _embeddings(6, views, 5) + 0.7 * _embeddings(6, 1, 5, seed=1)
-  labels = np.array([0, 1, 1, 2, 0, 3]) if labelled else None
-  terms = _jit(
-    functools.partial(_contrastive.terms, labels=labels, temperature=0.4)
-  )(z)
-  np.testing.assert_allclose(terms, _twin(z, labels, 0.4), rtol=1e-5)
+_SOME = np.array([0, 1, 1, 2, 0, 3])
+# (labels of positives, labels that mask) of `_contrastive.terms`.
+_KINDS = {"anchors": {}, "labels": {"labels": _SOME}}
+_KINDS["masked"] = {"mask_labels": _SOME}
 
 
-@pytest.mark.parametrize("labelled", [False, True])
-def test_chunks_change_nothing(labelled):
-  z = _embeddings(8, 3, 16)
-  labels = np.arange(8) % 3 if labelled else None
+def _terms(z, kind, **options):
+  """(Loss, Terms) of a kind of positives and negatives."""
+  kind = {"labels": None, **_KINDS[kind]}
+  out = _contrastive.terms(z, temperature=0.4, **kind, **options)
+  return out.loss, out
 
-  def terms(z, chunk_rows):
-    out = _contrastive.terms(z, labels, temperature=0.2, chunk_rows=chunk_rows)
-    return out.loss, out
+
+@pytest.fixture(scope="module")
+def six_anchors():
+  """{views: (z, {(kind, chunk_rows): ((loss, Terms), gradient)})}."""
+  cases = [(kind, rows) for kind in _KINDS for rows in (0, 3)]
 
   @_jit
-  def run(z):
-    step = jax.value_and_grad(terms, has_aux=True)
-    return [step(z, chunk_rows) for chunk_rows in (0, 4, 12)]
+  def run(zs):
+    step = jax.value_and_grad(_terms, has_aux=True)
+    return [[step(z, k, chunk_rows=r) for k, r in cases] for z in zs]
 
-  ((value, whole), grad), *others = run(z)
-  for (value_chunked, chunked), grad_chunked in others:
+  zs = [
+    _embeddings(6, views, 5) + 0.7 * _embeddings(6, 1, 5, seed=1)
+    for views in (2, 4)
+  ]
+  out = jax.device_get(run(zs))
+  return {
+    z.shape[1]: (z, dict(zip(cases, results, strict=True)))
+    for z, results in zip(zs, out, strict=True)
+  }
+
+
+@pytest.mark.parametrize("views", [2, 4])
+@pytest.mark.parametrize("kind", _KINDS)
+def test_twin_of_values_metrics_and_gradients(views, kind, six_anchors):
+  z, results = six_anchors[views]
+  (_, terms), grad = results[kind, 0]
+  labels = _KINDS[kind].get("labels"), 0.4, _KINDS[kind].get("mask_labels")
+  np.testing.assert_allclose(terms, _twin(z, *labels), rtol=1e-5)
+  move = np.random.default_rng(2).normal(size=z.shape)
+  sides = [_twin(z + step * move, *labels)[0] for step in (1e-5, -1e-5)]
+  want = (sides[0] - sides[1]) / 2e-5
+  assert abs(np.sum(grad * move) - want) < 1e-5 and abs(want) > 1e-3
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_chunks_change_nothing(kind, six_anchors):
+  for _, results in six_anchors.values():
+    (value, whole), grad = results[kind, 0]
+    (value_chunked, chunked), grad_chunked = results[kind, 3]
     np.testing.assert_allclose(value, value_chunked, rtol=1e-6)
     np.testing.assert_allclose(whole, chunked, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(grad, grad_chunked, rtol=1e-5, atol=1e-7)
+
+
+def test_masked_negatives():
+  """Labels that are all different mask nothing, all equal ones everything."""
+  run = _jit(
+    jax.value_and_grad(
+      lambda z, labels: simclr.loss(z, temperature=0.1, mask_labels=labels)
+    )
+  )
+  z = _embeddings(4, 2, 8)
+  value, grad = run(z, np.arange(4))
+  want, want_grad = _simclr(0.1)(z)
+  np.testing.assert_allclose(value, want, rtol=1e-6)
+  np.testing.assert_allclose(grad, want_grad, rtol=1e-5, atol=1e-7)
+  # The partition is the one positive: nothing is left to learn.
+  value, grad = run(z, np.zeros(4, int))
+  np.testing.assert_allclose(value, 0, atol=1e-6)
+  np.testing.assert_allclose(grad, 0, atol=1e-6)
+  # Of four views, three positives; alike, they cost log 3.
+  value, grad = run(np.ones((4, 4, 8), np.float32), np.zeros(4, int))
+  np.testing.assert_allclose(value, math.log(3), rtol=1e-6)
+  assert np.isfinite(grad).all()
+  # Neither positives nor negatives: an empty partition.
+  value, grad = run(z[:, :1], np.zeros(4, int))
+  assert value == 0 and not np.asarray(grad).any()
 
 
 def test_chunks_bound_the_memory():
@@ -238,9 +292,11 @@ def _collectives(text):
   return re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text)
 
 
-@pytest.mark.parametrize("chunk", [0, 16])
-@pytest.mark.parametrize("labelled", [False, True])
-def test_eight_devices(chunk, labelled):
+@pytest.mark.parametrize(
+  ("chunk", "labelled", "masked"),
+  [(0, False, False), (0, True, False), (16, False, True)],
+)
+def test_eight_devices(chunk, labelled, masked):
   """Same value and gradient as one device, and only the allowed traffic."""
   b, v, d = 16, 4, 24
   z, labels = _embeddings(b, v, d), np.arange(b) % 5
@@ -250,13 +306,14 @@ def test_eight_devices(chunk, labelled):
     terms = _contrastive.terms(
       z,
       labels if labelled else None,
+      mask_labels=labels if masked else None,
       temperature=0.1,
       chunk_rows=chunk,
     )
     return terms.loss, terms
 
   step = jax.value_and_grad(loss, has_aux=True)
-  (_, want), want_grad = jax.jit(step)(z, labels)
+  (_, want), want_grad = _jit(step)(z, labels)
   spread = jax.device_put((z, labels), batch)
   compiled = jax.jit(step, in_shardings=(batch, batch)).lower(*spread).compile()
   (_, got), got_grad = compiled(*spread)
@@ -294,13 +351,14 @@ def test_finite_at_zero_vectors():
   assert np.isfinite(grad).all()
 
 
-@pytest.mark.parametrize("tau", [0.03, 0.003])
-def test_finite_at_a_low_temperature(tau):
-  """exp(1/tau) overflows float32 at tau = 0.003 without a shift."""
+def test_finite_at_a_low_temperature():
+  """exp(1/tau) overflows float32 at tau = 0.003; at 1e-4 logits are +-1e4."""
   z = _embeddings(8, 2, 4)
-  value, grad = _simclr(tau)(z)
-  np.testing.assert_allclose(value, _twin(z, None, tau)[0], rtol=1e-4)
-  assert np.isfinite(grad).all()
+  run = _jit(jax.value_and_grad(lambda z, tau: simclr.loss(z, temperature=tau)))
+  for tau in (0.03, 0.003, 1e-4):
+    value, grad = run(z, tau)
+    np.testing.assert_allclose(value, _twin(z, None, tau)[0], rtol=1e-4)
+    assert np.isfinite(grad).all()
 
 
 def test_bfloat16_is_computed_in_float32():

@@ -1,11 +1,13 @@
 """What all formulas share: known values, symmetries, hard numbers.
 
 `test_fixtures` says that they are right on ordinary embeddings; here are zero
-vectors, a collapse, scores of 1e4 and more, two anchors, four views, bfloat16.
+vectors, a collapse, scores of 1e4 and more, two anchors, four views, bfloat16,
+at a low temperature.
 """
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ import pytest
 from genrep_jax.lib import errors
 from genrep_jax.objectives import (
   amdim,
+  autoencoder,
   barlow_twins,
   byol,
   classifier,
@@ -22,16 +25,24 @@ from genrep_jax.objectives import (
   dim,
   inverter,
   moco_v3,
+  simclr,
   simsiam,
+  supcon,
   vicreg,
 )
 
-_D, _K, _TAU = 16, 7, 0.1
+_D, _K, _TAU = 16, 7, 0.03
 _tau = {"temperature": _TAU}
 _partial = functools.partial
 
-# name: (formula, its inputs); see `_inputs`.
+# name: (formula, its inputs); see `_inputs`. Multi-positive is SimCLR here.
 FORMULAS = {
+  "simclr": (_partial(simclr.loss, **_tau), "z"),
+  "simclr_masked": (
+    lambda z, classes: simclr.loss(z, mask_labels=classes, **_tau),
+    "z classes",
+  ),
+  "supcon": (_partial(supcon.loss, **_tau), "z classes"),
   "cmc": (_partial(cmc.loss, **_tau), "z"),
   "moco_v3": (_partial(moco_v3.loss, **_tau), "z keys"),
   "byol": (byol.loss, "z keys"),
@@ -42,6 +53,10 @@ FORMULAS = {
   "dim_infonce": (_partial(dim.loss, measure="infonce"), "maps vectors"),
   "amdim": (amdim.loss, "z coarse fine positions"),
   "inverter": (inverter.loss, "z latents logits labels"),
+  "autoencoder": (
+    autoencoder.loss,
+    "z latents images originals logits labels",
+  ),
   "classifier": (classifier.loss, "logits labels"),
 }
 every = pytest.mark.parametrize("name", FORMULAS)
@@ -62,6 +77,9 @@ def _inputs(b, v, seed=0):
     "fine": normal(b, v, 4, 4, _D),
     "positions": rng.integers(0, 4, (b, v)).astype(np.int32),
     "latents": normal(b, v, _D),
+    "images": normal(b, v, 2, 2, 1),
+    "originals": normal(b, v, 2, 2, 1),
+    "classes": np.arange(b, dtype=np.int32) // 2,
     "logits": normal(b, v, _K),
     "labels": rng.integers(0, _K, (b, v)).astype(np.int32),
   }
@@ -117,6 +135,9 @@ def _order(x, *, views):
 _LOG4 = math.log(4)
 _NCE = {p: math.log(1 + 3 * p) for p in (4, 9, 16)}
 KNOWN = {
+  "simclr": (math.log(15), math.log(15)),
+  "simclr_masked": (math.log(11), math.log(11)),
+  "supcon": (math.log(15), math.log(15)),
   "cmc": (3 * 2 * _LOG4, 3 * 2 * _LOG4),
   "moco_v3": (4 * _TAU * _LOG4, 4 * _TAU * _LOG4),
   "byol": (2, 0),
@@ -127,6 +148,7 @@ KNOWN = {
   "dim_infonce": (_NCE[9], _NCE[9]),
   "amdim": (2 * _NCE[4] + _NCE[16], None),
   "inverter": (math.log(_K), math.log(_K)),
+  "autoencoder": (1 + math.log(_K), math.log(_K)),
   "classifier": (math.log(_K), math.log(_K)),
 }
 
@@ -271,6 +293,18 @@ def _unit(x):
   return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
+def _twin_autoencoder(z, latents, images, originals, logits, labels):
+  """One view at a time."""
+  b, v, _ = z.shape
+  total = 0.0
+  for i in range(b):
+    for a in range(v):
+      total += 1 - _unit(z[i, a]) @ _unit(latents[i, a])
+      total += np.log(np.exp(logits[i, a]).sum()) - logits[i, a, labels[i, a]]
+      total += ((images[i, a] - originals[i, a]) ** 2).mean()
+  return total / (b * v)
+
+
 def _twin_simsiam(z, keys):
   p, k = _unit(z), _unit(keys)
   b, v, _ = p.shape
@@ -320,6 +354,7 @@ def _twin_amdim(z, coarse, fine, positions):
 @pytest.mark.parametrize(
   ("name", "twin"),
   [
+    ("autoencoder", _twin_autoencoder),
     ("simsiam", _twin_simsiam),
     ("barlow_twins", _twin_barlow_twins),
     ("amdim", _twin_amdim),
@@ -348,20 +383,125 @@ def test_twins_where_there_is_no_fixture(name, twin, normal):
     assert abs(np.sum(grad * move) - want) < bound, key
 
 
+# name: (formula with other options, its inputs).
+_CHUNKED = {
+  "cmc": (_partial(cmc.loss, graph="full", temperature=0.2), "z"),
+  "moco_v3": (_partial(moco_v3.loss, temperature=0.2), "z keys"),
+  "dim_jsd": (dim.loss, "maps vectors"),
+  "dim_infonce": (_partial(dim.loss, measure="infonce"), "maps vectors"),
+  "amdim": (amdim.loss, "z coarse fine positions"),
+}
+
+
 def test_chunks_change_nothing():
-  inputs = _inputs(4, 3)
+  """Neither values nor gradients; SimCLR's are in `test_contrastive`."""
+  inputs = _inputs(4, 2)
 
   @_jit
-  def run(z, keys):
-    return [
-      (
-        cmc.loss(z, chunk_rows=rows, **_tau),
-        moco_v3.loss(z, keys, chunk_rows=rows, **_tau),
-      )
-      for rows in (0, 2)
-    ]
+  def run(inputs):
+    out = {}
+    for name, (function, names) in _CHUNKED.items():
+      arrays = [inputs[x] for x in names.split()]
+      out[name] = [
+        jax.value_and_grad(
+          _partial(function, chunk_rows=rows), argnums=(0, 1)[: len(arrays)]
+        )(*arrays)
+        for rows in (0, 2)
+      ]
+    return out
 
-  np.testing.assert_allclose(*run(inputs["z"], inputs["keys"]), rtol=1e-6)
+  for name, ((value, grads), chunked) in run(inputs).items():
+    np.testing.assert_allclose(chunked[0], value, rtol=1e-6, err_msg=name)
+    assert any(np.any(grad) for grad in grads)
+    for grad, other in zip(grads, chunked[1], strict=True):
+      np.testing.assert_allclose(
+        other, grad, rtol=1e-5, atol=1e-6, err_msg=name
+      )
+
+
+@pytest.mark.parametrize("name", ["dim_infonce", "amdim"])
+def test_chunks_bound_the_memory(name):
+  """No array of all pairs' scores at all positions; without chunks there is."""
+  function, names = _CHUNKED[name]
+  b, p = 32, 9 if name == "dim_infonce" else 16
+  inputs = _inputs(b, 2)
+  arrays = [inputs[x] for x in names.split()]
+
+  def largest(chunk_rows):
+    grad = jax.grad(_partial(function, chunk_rows=chunk_rows), argnums=(0, 1))
+    shapes = re.findall(r"\[([\d,]+)\]", str(jax.make_jaxpr(grad)(*arrays)))
+    return max(math.prod(map(int, shape.split(","))) for shape in shapes)
+
+  pairs = 1 if name == "dim_infonce" else 2
+  assert largest(0) == pairs * b * b * p
+  assert largest(4) == pairs * b * p * max(4, _D)
+
+
+def _twin_pairs(rows, keys, classes):
+  """Mean of -log softmax by loops, without other anchors of a row's class."""
+  rows, keys = _unit(rows), _unit(keys)
+  losses = []
+  for i in range(len(rows)):
+    kept = [j for j in range(len(keys)) if j == i or classes[j] != classes[i]]
+    s = [rows[i] @ keys[j] / 0.2 for j in kept]
+    losses.append(np.logaddexp.reduce(s) - rows[i] @ keys[i] / 0.2)
+  return np.mean(losses)
+
+
+def _twin_cmc(z, _, classes):
+  v = z.shape[1]
+  pairs = [(a, c) for a in range(v) for c in range(v) if a != c]
+  return sum(_twin_pairs(z[:, a], z[:, c], classes) for a, c in pairs)
+
+
+def _twin_moco_v3(z, keys, classes):
+  v = z.shape[1]
+  pairs = [(a, c) for a in range(v) for c in range(v) if a != c]
+  means = [_twin_pairs(z[:, a], keys[:, c], classes) for a, c in pairs]
+  return 4 * 0.2 * np.mean(means)
+
+
+def test_masked_negatives_of_pairs_of_views():
+  """CMC and MoCo v3 against loops, whole and in chunks; then all masked."""
+  inputs = {k: _inputs(4, 3)[k] for k in ("z", "keys")}
+
+  functions = {
+    "cmc": lambda z, keys, **options: cmc.loss(z, graph="full", **options),
+    "moco_v3": moco_v3.loss,
+  }
+
+  @_jit
+  def run(z, keys, classes):
+    options = {"temperature": 0.2, "mask_labels": classes}
+    return {
+      name: [
+        jax.value_and_grad(_partial(f, chunk_rows=rows, **options))(z, keys)
+        for rows in (0, 2)
+      ]
+      for name, f in functions.items()
+    }
+
+  def by_name(classes):
+    found = jax.device_get(run(*inputs.values(), classes))
+    return [(name, *one) for name, both in found.items() for one in both]
+
+  classes = np.array([0, 1, 0, 0])
+  move = np.random.default_rng(1).normal(size=inputs["z"].shape)
+  for name, value, grad in by_name(classes):
+    twin = {"cmc": _twin_cmc, "moco_v3": _twin_moco_v3}[name]
+    np.testing.assert_allclose(
+      value, twin(*inputs.values(), classes), rtol=1e-5
+    )
+    sides = [
+      twin(inputs["z"] + step * move, inputs["keys"], classes)
+      for step in (1e-5, -1e-5)
+    ]
+    want = (sides[0] - sides[1]) / 2e-5
+    assert abs(np.sum(grad * move) - want) < 1e-4 * max(1, abs(want)), name
+  # The one positive is the partition: nothing to learn, and nothing infinite.
+  for _, value, grad in by_name(np.zeros(4, int)):
+    np.testing.assert_allclose(value, 0, atol=1e-5)
+    np.testing.assert_allclose(grad, 0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -375,6 +515,14 @@ def test_chunks_change_nothing():
     (lambda z: vicreg.loss(z[:1]), "vicreg: 1 row"),
     (lambda z: barlow_twins.loss(z[:1]), "barlow_twins: 1 row"),
     (lambda z: dim.loss(z[:1], z[:1, 0]), "dim: 1 row"),
+    (
+      lambda z: cmc.loss(z, temperature=1, chunk_rows=3),
+      r"3 does not divide the 4 rows \(one per anchor\).*; 2 does",
+    ),
+    (
+      lambda z: dim.loss(z, z[:, 0], chunk_rows=3),
+      r"3 does not divide the 4 rows \(anchors times views\)",
+    ),
   ],
 )
 def test_what_a_formula_refuses(call, message):

@@ -13,10 +13,13 @@ import ml_collections
 import numpy as np
 import pytest
 
+from genrep_jax import parts
 from genrep_jax.encoders import heads
-from genrep_jax.lib import contracts, errors, mesh as mesh_lib
+from genrep_jax.generators import small
+from genrep_jax.lib import contracts, errors, mesh as mesh_lib, plugins
 from genrep_jax.objectives import (
   amdim,
+  autoencoder,
   barlow_twins,
   byol,
   classifier,
@@ -24,9 +27,13 @@ from genrep_jax.objectives import (
   dim,
   inverter,
   moco_v3,
+  multi_positive,
+  simclr,
   simsiam,
+  supcon,
   vicreg,
 )
+from tests import support
 
 _B, _V, _F, _C, _Z, _K = 16, 3, 10, 6, 5, 7
 _SMALL = {
@@ -53,6 +60,18 @@ _MADE = {
   "inverter": (inverter, {"head_hidden": (11,)}),
   "inverter_supervised": (inverter, {"supervised": True}),
   "classifier": (classifier, {}),
+  "autoencoder": (autoencoder, {"latent_weight": 0.5, "pixel_weight": 2.0}),
+  # Of three views: multi-positive, too, which is the same function.
+  "simclr": (simclr, {"temperature": 0.3, "mask_same_class": True}),
+  "supcon": (supcon, {"temperature": 0.3}),
+}
+# Those whose head is the whole of their params, and those that see the labels.
+_CONTRASTIVE = ("simclr", "supcon")
+_LABELLED = {
+  *_CONTRASTIVE,
+  "inverter_supervised",
+  "classifier",
+  "autoencoder",
 }
 every = pytest.mark.parametrize("name", _MADE)
 # One of each kind: the other two differ in nothing that spreads over devices.
@@ -89,7 +108,16 @@ def _shown():
     latents=rng.normal(size=(_B, _V, _Z)).astype(np.float32),
     anchors=rng.normal(size=(_B, _Z)).astype(np.float32),
     labels=np.arange(_B, dtype=np.int32) % _K,
+    rendered=np.tanh(rng.normal(size=(_B, _V, 4, 4, 1))).astype(np.float32),
   )
+
+
+def _render(z, labels):
+  """Stands for a generator: images [b v 4 4 1] of latents and classes."""
+  rng = np.random.default_rng(9)
+  weights = rng.normal(size=(_Z, 16)).astype(np.float32)
+  classes = jnp.asarray(rng.normal(size=(_K, 1, 16)).astype(np.float32))
+  return jnp.tanh(z @ weights + classes[labels]).reshape(*z.shape[:2], 4, 4, 1)
 
 
 _KEY = jax.random.key(5)
@@ -129,6 +157,8 @@ def _program(initial, features, shown, target_features, names=tuple(_MADE)):
 
     def loss(params, features, target, objective=objective, state=state):
       views = shown
+      if "generator" in objective.requires:
+        views = shown._replace(render=lambda z: _render(z, shown.labels))
       if "target" not in objective.requires:
         target = None
       loss, metrics, state = objective.apply(
@@ -214,6 +244,8 @@ def test_state_is_that_of_the_trained_heads(name, results, initial):
     "inverter",
     "inverter_supervised",
     "classifier",
+    "autoencoder",
+    *_CONTRASTIVE,
   )
   assert bool(jax.tree.leaves(before)) == has_batch_norm
   assert jax.tree.structure(state) == jax.tree.structure(before)
@@ -234,10 +266,10 @@ def test_only_some_look_at_the_target(results, initial):
 def test_only_some_look_at_labels_and_latents(results, initial):
   """The inverter's z is each view's own: anchors do not matter."""
   shown = _shown()
-  names = {"labels": {"inverter_supervised", "classifier"}, "anchors": set()}
-  names["latents"] = {"inverter", "inverter_supervised"}
+  names = {"labels": _LABELLED, "anchors": set()}
+  names["latents"] = {"inverter", "inverter_supervised", "autoencoder"}
   changes = {
-    "labels": shown._replace(labels=shown.labels[::-1].copy()),
+    "labels": shown._replace(labels=np.sort(shown.labels)),
     "anchors": shown._replace(anchors=shown.anchors + 1),
     # The right latents of every anchor, but of other views.
     "latents": shown._replace(latents=shown.latents[:, ::-1].copy()),
@@ -274,8 +306,20 @@ def _by_hand(initial):
       z = run(projector, name, "projector", keys.pooled, target=True)
     return p, z
 
+  z = {
+    name: heads.mlp([0], 8).apply(
+      {"params": initial[name][0], "batch_stats": {}}, features.pooled, True
+    )[0]
+    for name in _CONTRASTIVE
+  }
+  by_hand = {
+    "simclr": simclr.loss(
+      z["simclr"], temperature=0.3, mask_labels=shown.labels
+    ),
+    "supcon": supcon.loss(z["supcon"], shown.labels, temperature=0.3),
+  }
   z = run(heads.mlp([0], 8), "cmc", "projector", features.pooled)
-  out = {"cmc": cmc.loss(z, temperature=0.3, graph="full")}
+  out = by_hand | {"cmc": cmc.loss(z, temperature=0.3, graph="full")}
   out["moco_v3"] = moco_v3.loss(
     *siamese("moco_v3", *moco, True), temperature=0.3
   )
@@ -322,6 +366,20 @@ def _by_hand(initial):
     for part, d in (("latent", _Z), ("classes", _K))
   )
   out["inverter_supervised"] = inverter.loss(z, shown.latents, logits, labels)
+  z, logits = (
+    run(heads.mlp([], d), "autoencoder", part, features.pooled)
+    for part, d in (("latent", _Z), ("classes", _K))
+  )
+  out["autoencoder"] = autoencoder.loss(
+    z,
+    shown.latents,
+    _render(z, shown.labels),
+    shown.rendered,
+    logits,
+    labels,
+    latent_weight=0.5,
+    pixel_weight=2.0,
+  )
   logits = run(heads.mlp([], _K), "classifier", "classes", features.pooled)
   out["classifier"] = classifier.loss(logits, labels)
   return out
@@ -367,6 +425,13 @@ def test_metrics(results):
   )
   variance = _shown().latents.reshape(-1, _Z).var(axis=0).mean()
   close(m["explained_variance"], 1 - m["latent_mse"] / variance)
+  m = metrics["autoencoder"]
+  close(
+    losses["autoencoder"],
+    0.5 * (1 - m["latent_cosine"] + m["class_cross_entropy"])
+    + 2 * m["pixel_mse"],
+  )
+  close(m["pixel_psnr"], 10 * math.log10(4 / m["pixel_mse"]))
   for name, m in metrics.items():
     for key in m.keys() & {
       "contrastive_accuracy",
@@ -387,6 +452,7 @@ def test_metrics(results):
 
 def test_levels_of_chance():
   level = {name: _make(name).chance(64, 4) for name in _MADE}
+  assert level.pop("supcon") == pytest.approx(math.log(255))
   assert level.pop("cmc") == pytest.approx(6 * 2 * math.log(64))
   assert level.pop("moco_v3") == pytest.approx(4 * 0.3 * math.log(64))
   assert level.pop("classifier") == pytest.approx(math.log(_K))
@@ -394,6 +460,10 @@ def test_levels_of_chance():
   core = cmc.make(_config(cmc), heads)
   assert core.chance(64, 4) == pytest.approx(3 * 2 * math.log(64))
   assert core.chance(1, 4) is None
+  # What is left of the negatives depends on the labels.
+  for module in (cmc, moco_v3):
+    masked = module.make(_config(module, {"mask_same_class": True}), heads)
+    assert masked.chance(64, 4) is None
 
 
 def test_what_they_need():
@@ -405,10 +475,54 @@ def test_what_they_need():
     "inverter",
     "inverter_supervised",
     "classifier",
+    "supcon",
+    "autoencoder",
   }
   assert {x.min_views for x in made.values()} == {1, 2}
   local = {n for n, x in made.items() if "local" in x.requires}
   assert local == {"dim_jsd", "dim_infonce", "amdim"}
+  for module in (simclr, multi_positive, cmc, moco_v3):
+    masked = module.make(_config(module, {"mask_same_class": True}), heads)
+    plain = module.make(_config(module), heads)
+    assert masked.requires == plain.requires | {"labels"}
+  assert "mask_same_class" not in supcon.default_config()
+  unconditional = _config(autoencoder, {"num_classes": 0})
+  requires = autoencoder.make(unconditional, heads).requires
+  assert requires == {"latents", "generator"}
+  assert made["autoencoder"].requires == requires | {"labels"}
+
+
+@pytest.mark.parametrize(
+  ("options", "words"),
+  [
+    (("name=simclr", "mask_same_class=True"), "'simclr' needs labels.*uncond"),
+    (("name=cmc", "mask_same_class=True"), "'cmc' needs labels.*uncond"),
+    (("name=byol",), "'byol' needs a target network.*ema_decay=0.0"),
+    (("name=moco_v3", "mask_same_class=True"), "needs labels, target"),
+    (("name=vicreg",), "num_views: 1.*'vicreg'.*at least 2"),
+    (("name=inverter",), "latent_dim: 0.*there is no generator"),
+    (("name=autoencoder",), "latent_dim: 0.*there is no generator"),
+    (
+      ("name=autoencoder", "latent_dim=3"),
+      "needs generator, latents, which source 'array'",
+    ),
+  ],
+  ids=lambda x: x[0] if isinstance(x, tuple) else "",
+)
+def test_what_a_run_does_not_provide(options, words):
+  """One line, before anything is compiled."""
+  images = "latent_dim" in words or "array" in words
+  config = support.tiny(
+    *(f"objective.{text}" for text in options),
+    f"source.name={'array' if images else 'generator'}",
+    f"views.num_views={1 if 'num_views' in words else 2}",
+  )
+  given = [None, small.make(config.generator)]
+  if images:
+    given = [plugins.resolve("data", config.data.name).make(config.data), None]
+  with pytest.raises(errors.UsageError, match=words) as caught:
+    parts.make_parts(config, *given, total_steps=10)
+  assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -433,6 +547,11 @@ def test_what_they_need():
     (amdim, "rkhs_dim", 0),
     (inverter, "latent_dim", 0),
     (classifier, "num_classes", 0),
+    (dim, "chunk_rows", -1),
+    (amdim, "chunk_rows", 2.5),
+    (autoencoder, "pixel_weight", -1.0),
+    (autoencoder, "latent_dim", 0),
+    (autoencoder, "num_classes", -1),
   ],
 )
 def test_bad_option(module, key, value):
@@ -443,6 +562,16 @@ def test_bad_option(module, key, value):
   assert str(value).strip("(),") in message
 
 
+def test_weights_that_sum_to_zero():
+  for module, term in ((vicreg, "covariance"), (autoencoder, "pixel")):
+    config = _config(module)
+    for key in config:
+      if key.endswith("_weight"):
+        config[key] = 0.0
+    with pytest.raises(errors.UsageError, match=f"{term}_weight sum to zero"):
+      module.make(config, heads)
+
+
 def test_a_supervised_inverter_needs_classes():
   config = _config(inverter, {"num_classes": 0})
   inverter.make(config, heads)
@@ -451,8 +580,16 @@ def test_a_supervised_inverter_needs_classes():
     inverter.make(config, heads)
 
 
-def test_chunk_is_checked_before_anything_runs():
-  objective = cmc.make(_config(cmc, {"chunk_rows": 5}), heads)
-  features = contracts.Features(jax.ShapeDtypeStruct((8, 2, 4), "f4"))
-  with pytest.raises(errors.UsageError, match="5 does not divide the 8"):
+@pytest.mark.parametrize(
+  ("module", "rows"), [(cmc, 8), (moco_v3, 8), (amdim, 8), (dim, 16)]
+)
+def test_chunk_is_checked_before_anything_runs(module, rows):
+  objective = module.make(_config(module, {"chunk_rows": 5}), heads)
+  features = contracts.Features(
+    jax.ShapeDtypeStruct((8, 2, 4), "f4"),
+    jax.ShapeDtypeStruct((8, 2, 3, 3, 4), "f4"),
+  )
+  what = "anchors times views" if rows == 16 else "one per anchor"
+  words = rf"5 does not divide the {rows} rows \({what}\)"
+  with pytest.raises(errors.UsageError, match=words):
     objective.init(jax.random.key(0), features)

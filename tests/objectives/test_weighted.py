@@ -21,20 +21,29 @@ def config(**terms):
   return cfg
 
 
+def _gradients(loss, params, features):
+  """(Value, gradients by both), compiled."""
+  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, features)
+
+
 def test_the_sum_and_its_gradients_are_those_of_its_terms():
   features = contracts.Features(jax.random.normal(KEY, (4, 2, 16)))
   abstract = jax.eval_shape(lambda: features)
   views = contracts.Views(jnp.zeros((4, 2, 1, 1, 1)), labels=jnp.arange(4) % 2)
   whole = weighted.make(config(**TERMS), heads)
   assert whole.requires == {"labels"} and whole.min_views == 2
-  params, state = whole.init(KEY, abstract)
+  params, state = jax.eval_shape(lambda: whole.init(KEY, abstract))
+  random = np.random.default_rng(0)  # to compile `init` takes seconds
+  params = jax.tree.map(
+    lambda x: random.normal(scale=0.1, size=x.shape).astype(np.float32), params
+  )
 
   def loss(objective, params, state, features):
     return objective.apply(params, features, views, None, state, KEY)[0]
 
-  value, grads = jax.value_and_grad(
-    lambda p, f: loss(whole, p, state, f), argnums=(0, 1)
-  )(params, features)
+  value, grads = _gradients(
+    lambda p, f: loss(whole, p, state, f), params, features
+  )
   total, by_features = 0.0, 0.0
   for label, module, weight in (
     ("simclr", simclr, 0.5),
@@ -42,9 +51,9 @@ def test_the_sum_and_its_gradients_are_those_of_its_terms():
   ):
     options = ml_collections.ConfigDict(module.default_config())
     one = module.make(options, heads)
-    value_, grads_ = jax.value_and_grad(
-      lambda p, f, one=one: loss(one, p, {}, f), argnums=(0, 1)
-    )(params[label], features)
+    value_, grads_ = _gradients(
+      lambda p, f, one=one: loss(one, p, {}, f), params[label], features
+    )
     total += weight * value_
     by_features += weight * grads_[1].pooled
     jax.tree.map(
@@ -54,7 +63,9 @@ def test_the_sum_and_its_gradients_are_those_of_its_terms():
     )
   np.testing.assert_allclose(value, total, rtol=1e-6)
   np.testing.assert_allclose(grads[1].pooled, by_features, rtol=1e-4, atol=1e-7)
-  _, measured, _ = whole.apply(params, features, views, None, state, KEY)
+  measured = jax.jit(
+    lambda p, f: whole.apply(p, f, views, None, state, KEY)[1]
+  )(params, features)
   assert {"simclr_loss", "classes_loss", "classes_embedding_norm"} <= set(
     measured
   )

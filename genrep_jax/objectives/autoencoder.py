@@ -1,0 +1,141 @@
+"""Autoencoder through the frozen generator: image to latent, and back to it.
+
+GenRep's comparison with reconstruction (Jahanian et al. 2021, arXiv 2106.05258;
+`main_autoencoder.py` of its code): the encoder predicts the latent z and the
+class y of an image x, and G(z_predicted, y) should be x again. The gradient
+flows through the generator, whose weights stay as they are. Every view is
+paired with its own latent, and should give its own rendering before T_x: with a
+T_x that changes the image, this is a denoising autoencoder. The original uses
+none (`views.pixel.name = "none"`), and Adam at 2e-4 with betas (0.5, 0.999).
+
+Left out: the original's LPIPS term, a distance of VGG-16 features with learned
+weights, which nobody ships here. The squared error of pixels stands alone.
+"""
+
+import jax.numpy as jnp
+
+from genrep_jax.lib import contracts
+from genrep_jax.objectives import (
+  _contrastive,
+  _options,
+  _siamese,
+  classifier,
+)
+
+
+def _terms(predicted_z, z, reconstructions, images):
+  """Returns (mean of 1 - cos, mean squared error of the pixels)."""
+  cosine = jnp.sum(
+    _contrastive.normalise(predicted_z) * _contrastive.normalise(z), axis=-1
+  )
+  error = _siamese.to_float(reconstructions) - _siamese.to_float(images)
+  return jnp.mean(1 - cosine), jnp.mean(error * error)
+
+
+def loss(
+  predicted_z,
+  z,
+  reconstructions,
+  images,
+  class_logits=None,
+  labels=None,
+  *,
+  latent_weight=1.0,
+  pixel_weight=1.0,
+):
+  """lambda_z [CE(y', y) + mean(1 - cos(z', z))] + lambda_mse MSE(G(z', y), x).
+
+  The squared error is a mean over all pixels and channels; the class that the
+  generator gets is the true one.
+
+  Args:
+    predicted_z: z' [... latent_dim].
+    z: [... latent_dim], the latents that made the images.
+    reconstructions: G(z', y) [... h w c].
+    images: x [... h w c].
+    class_logits: y' [... k], or None: no CE.
+    labels: y, int [...], with class_logits.
+    latent_weight: lambda_z.
+    pixel_weight: lambda_mse.
+
+  Returns:
+    Scalar, float32 (float64 if the arrays are).
+  """
+  distance, mse = _terms(predicted_z, z, reconstructions, images)
+  if class_logits is not None:
+    distance += classifier.loss(class_logits, labels)
+  return latent_weight * distance + pixel_weight * mse
+
+
+def default_config() -> dict:
+  """Returns the options and their defaults."""
+  return {
+    "name": "autoencoder",
+    "latent_weight": 1.0,  # lambda_z, of 1 - cos and of the classes' CE
+    "pixel_weight": 1.0,  # lambda_mse; 0 leaves the generator out of the loss
+    "supervised": True,  # predict the class, if the generator has classes
+    "latent_dim": 0,  # 0: that of the generator
+    "num_classes": 0,  # k; 0: that of the generator, or none
+    "head_hidden": (),  # widths of hidden layers; (): linear
+  }
+
+
+def make(cfg, heads):
+  """Makes the objective; it requires latents and the generator itself.
+
+  It requires labels where it predicts them. Its chance level is None: the
+  pixels' variance is the generator's. Its metrics: latent_cosine, pixel_mse,
+  pixel_psnr (dB, images in [-1, 1]) and, with classes, class_cross_entropy and
+  class_accuracy.
+
+  Raises:
+    UsageError: an option is out of range, or both weights are zero.
+  """
+  weights = {
+    name: _options.non_negative(cfg, name)
+    for name in ("latent_weight", "pixel_weight")
+  }
+  _options.some_weight(weights)
+  dim = _options.count(cfg, "latent_dim", hint="there is no generator")
+  networks = {"latent": heads.mlp(cfg.head_hidden, dim)}
+  num_classes = _options.count(cfg, "num_classes", 0)
+  supervised = bool(cfg.supervised and num_classes)
+  if supervised:
+    networks["classes"] = heads.mlp(cfg.head_hidden, num_classes)
+
+  def init(key, features):
+    in_dim = features.pooled.shape[-1]
+    return _siamese.init_heads(
+      key, {name: (head, in_dim) for name, head in networks.items()}
+    )
+
+  def apply(head_params, features, views, target, state, key):
+    del target, key
+    out = {}
+    for name, head in networks.items():
+      out[name], state = _siamese.run_head(
+        head, name, head_params, state, features.pooled
+      )
+    arrays = [out["latent"], views.latents, None, views.rendered]
+    arrays[2] = views.render(out["latent"])
+    distance, mse = _terms(*arrays)
+    metrics = {
+      "latent_cosine": 1 - distance,
+      "pixel_mse": mse,
+      "pixel_psnr": 10 * jnp.log10(4 / jnp.maximum(mse, 1e-12)),
+    }
+    if supervised:
+      labels = classifier.of_views(views.labels, views.latents.shape[1])
+      arrays += [out["classes"], labels]
+      metrics["class_cross_entropy"] = classifier.loss(*arrays[4:])
+      metrics["class_accuracy"] = classifier.accuracy(*arrays[4:])
+    return loss(*arrays, **weights), metrics, state
+
+  needs = {"latents", "generator"} | ({"labels"} if supervised else set())
+  return contracts.Objective(
+    requires=frozenset(needs),
+    min_views=1,
+    init=init,
+    apply=apply,
+    chance=lambda b, v: None,
+  )
