@@ -11,7 +11,7 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
   """Returns the defaults: SimCLR on a generator's views, nothing named yet."""
   c = ml_collections.ConfigDict()
-  c.job = "train"  # train | evaluate | compile_only | game | study
+  c.job = "train"  # train | evaluate | compile_only | game | steer | study
   c.title = ""  # the run's row in the report; empty: the config's file name
   c.seed = 0
   c.precision = "float32"  # or bfloat16: compute of generator and encoder

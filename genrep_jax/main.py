@@ -3,7 +3,8 @@
 The same command resumes. `--config.job` says what to do with the experiment:
 train an encoder and report on it; evaluate the newest sound checkpoint;
 compile_only, which says what the program costs on these devices; game, which
-trains a generator; study, which runs a table of runs and seeds.
+trains a generator; steer, which trains latent walks; study, which runs a table
+of runs and seeds.
 """
 
 import pathlib
@@ -11,7 +12,7 @@ import pathlib
 from genrep_jax.lib import errors
 from genrep_jax.tools import _cli
 
-JOBS = ("train", "evaluate", "compile_only", "game", "study")
+JOBS = ("train", "evaluate", "compile_only", "game", "steer", "study")
 
 
 def main(argv) -> int:

@@ -15,8 +15,10 @@ import pytest
 
 from genrep_jax.encoders import heads
 from genrep_jax.lib import contracts, errors, mesh as mesh_lib, plugins
+from genrep_jax.views import steering, walks
 
 # What a plug-in needs beyond its defaults to be made at all.
+SMALL_VIEW = {"crop_px": 0, "mean": (0.5,), "std": (0.5,)}
 SMALL = {
   ("generators", "biggan_deep"): {"ch": 4, "num_classes": 3},
   ("generators", "bigbigan"): {"ch": 4},
@@ -33,9 +35,13 @@ SMALL = {
   ("encoders", "bigbigan"): {"width": 0.0625, "blocks": (1, 1, 1, 1)},
   ("encoders", "resnet"): {"depth": 18, "width": 0.125, "stem": "small"},
   ("encoders", "small"): {"width": 0.25},
-  ("views/pixel", "simclr"): {"crop_px": 0, "mean": (0.5,), "std": (0.5,)},
+  ("views/pixel", "byol"): SMALL_VIEW,
+  ("views/pixel", "genrep"): SMALL_VIEW,
+  ("views/pixel", "multi_crop"): {**SMALL_VIEW, "local_crop_px": 12},
+  ("views/pixel", "simclr"): SMALL_VIEW,
   ("views/pixel", "none"): {"mean": (0.5,), "std": (0.5,)},
   ("views/latent", "mixture"): {"views": {"gaussian": {}}},
+  ("objectives", "autoencoder"): {"latent_dim": 5},
   ("objectives", "classifier"): {"num_classes": 3},
   ("objectives", "inverter"): {"latent_dim": 5, "num_classes": 3},
   ("objectives", "weighted"): {"terms": {"simclr": {"weight": 2.0}}},
@@ -156,9 +162,17 @@ def test_images_have_gradients_by_the_latents(name):
 
 
 @every("views/latent")
-def test_latent_view(name):
+def test_latent_view(name, tmp_path):
   generator = make("generators", "small", dtype=jnp.float32)
-  view = make("views/latent", name, generator)
+  changes = {}
+  if name == "steered":  # walks of this generator
+    law = steering.Law(generator.channels)
+    w = {
+      o: np.ones((law.rows(o), generator.latent_dim)) for o in law.operations
+    }
+    walks.save(tmp_path / "walks.safetensors", law, w, "", {})
+    changes = {"file": str(tmp_path / "walks.safetensors")}
+  view = make("views/latent", name, generator, changes=changes)
   if isinstance(view, contracts.LearnedView):
     params = view.init(KEY)
     assert bool(params) == (view.optimizer is not None)
@@ -218,7 +232,9 @@ def test_encoder(name, dtype):
 @pytest.mark.parametrize("views", [2, 3])
 def test_objective(name, views):
   objective = make("objectives", name, heads)
-  assert objective.requires <= {"local", "target", "labels", "latents"}
+  assert objective.requires <= {
+    *("local", "target", "labels", "latents", "generator")
+  }
   views = max(views, objective.min_views)
   features = contracts.Features(
     jax.random.normal(KEY, (6, views, 16)),
@@ -233,6 +249,8 @@ def test_objective(name, views):
     latents=jax.random.normal(KEY, (6, views, 5)),
     anchors=jax.random.normal(KEY, (6, 5)),
     labels=jnp.arange(6, dtype=jnp.int32) % 3,
+    rendered=jnp.zeros((6, views, 4, 4, 1)),
+    render=lambda z: jnp.tanh(z[..., None, None, :1]) * jnp.ones((4, 4, 1)),
   )
 
   target = None

@@ -23,6 +23,7 @@ ROOMS = {
   "objective": "objectives",
   "data": "data",
   "game": "games",
+  "steering": "games",
 }
 # Options that every plug-in of a room has, because the trainer reads them.
 SHARED_OPTIONS = {

@@ -270,7 +270,8 @@ def main(argv) -> None:
   strange = sorted(known - {name for name, _ in config.study.rows})
   if strange or not known:
     raise errors.UsageError(
-      f"--runs: {flags.runs!r} holds rows {strange}, not those of {flags.config}"
+      f"--runs: {flags.runs!r} has rows {strange or 'none'}; allowed: the rows "
+      f"of {flags.config}"
     )
   folder = pathlib.Path(flags.out)
   _cli.check_writable(folder)
