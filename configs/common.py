@@ -117,6 +117,19 @@ STUDY_BUDGET = (
   "cpu_devices=1",
 )
 
+# Overrides that several studies need.
+NO_PIXEL_VIEW = (
+  "views.pixel.name=none",
+  "views.pixel.mean=(0.5,)",
+  "views.pixel.std=(0.5,)",
+)
+CONDITIONAL = (
+  "generator.num_classes=10",
+  "generator.weights=asset:fashion_mnist_conditional.safetensors",
+  "generator.sha256="
+  "0966e8c24760b23e79a6ba53c93c6c339b16eba2fc9086fc5ff96ba7d2655df5",
+)
+
 
 def get_study(title: str, rows, **options) -> ml_collections.ConfigDict:
   """Returns a study of the quick start within STUDY_BUDGET, three seeds.

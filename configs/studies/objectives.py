@@ -12,12 +12,6 @@ generator. Docs: docs/reproduce.md.
 
 from configs import common
 
-CONDITIONAL = (
-  "generator.num_classes=10",
-  "generator.weights=asset:fashion_mnist_conditional.safetensors",
-  "generator.sha256="
-  "0966e8c24760b23e79a6ba53c93c6c339b16eba2fc9086fc5ff96ba7d2655df5",
-)
 FOUR_VIEWS = ("views.num_views=4", "global_batch=128")
 
 
@@ -42,15 +36,15 @@ ROWS = (
   _row("AMDIM", "amdim"),
   _row("inverter", "inverter"),
   _row("autoencoder", "autoencoder"),
-  _row("SimCLR, conditional generator", "simclr", *CONDITIONAL),
-  _row("SupCon (labels)", "supcon", *CONDITIONAL),
+  _row("SimCLR, conditional generator", "simclr", *common.CONDITIONAL),
+  _row("SupCon (labels)", "supcon", *common.CONDITIONAL),
   _row(
     "inverter, supervised (labels)",
     "inverter",
     "objective.supervised=True",
-    *CONDITIONAL,
+    *common.CONDITIONAL,
   ),
-  _row("classifier on samples (labels)", "classifier", *CONDITIONAL),
+  _row("classifier on samples (labels)", "classifier", *common.CONDITIONAL),
   _row("real images, SimCLR", "simclr", "source.name=array"),
   _row("real images, SupCon (labels)", "supcon", "source.name=array"),
 )

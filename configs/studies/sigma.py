@@ -12,12 +12,7 @@ T_x; sigma = 0 is T_z "none". Docs: docs/reproduce.md.
 from configs import common
 
 SIGMAS = (0.0, 0.2, 0.4, 0.7, 1.0, 1.4, 2.0)
-NO_PIXEL_VIEW = (
-  "views.pixel.name=none",
-  "views.pixel.mean=(0.5,)",
-  "views.pixel.std=(0.5,)",
-)
-CURVES = (("T_z + T_x", ()), ("T_z only", NO_PIXEL_VIEW))
+CURVES = (("T_z + T_x", ()), ("T_z only", common.NO_PIXEL_VIEW))
 
 
 def get_config():
