@@ -1,7 +1,6 @@
-"""The shared kernel: fixtures, a slow twin, chunks, devices, numerics."""
+"""The shared kernel: a slow twin, chunks, devices, numerics."""
 
 import functools
-import json
 import math
 import re
 
@@ -13,42 +12,15 @@ import pytest
 from genrep_jax.lib import errors, mesh as mesh_lib
 from genrep_jax.objectives import (
   _contrastive,
-  multi_positive,
   simclr,
   supcon,
 )
-
-_FAMILIES = ("simclr_", "multipos_", "supcon_")
-_CASES = (
-  "simclr_B4_V2_D16_tau0.5",
-  "simclr_B8_V2_D128_tau0.1",
-  "simclr_B32_V2_D16_tau0.1",
-  "simclr_B32_V2_D128_tau0.07",
-  "multipos_B4_V4_D16_tau0.1",
-  "multipos_B8_V3_D128_tau0.1",
-  "multipos_B32_V2_D16_tau0.5",
-  "multipos_B32_V4_D128_tau0.1",
-  "supcon_B8_V2_D16_tau0.1",
-  "supcon_B8_V3_D128_tau0.1",
-  "supcon_B32_V2_D128_tau0.1",
-  "supcon_B32_V4_D16_tau0.5",
-  "supcon_genrep_B8_V2_D16_tau0.1",
-  "supcon_genrep_B8_V3_D128_tau0.1",
-  "supcon_genrep_B32_V2_D128_tau0.1",
-  "supcon_genrep_B32_V4_D16_tau0.5",
-  "supcon_no_positive_B6_V1_D16_tau0.1",
-)
+from tests.objectives import reference
 
 # Compiling is what these tests spend their time on.
 _jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
-
-
-@pytest.fixture(scope="module")
-def losses(fixture):
-  with np.load(fixture("losses.npz")) as file:
-    yield dict(file)
 
 
 def _embeddings(b, v, d, seed=0):
@@ -63,67 +35,19 @@ def _simclr(tau):
   )
 
 
-def _loss_of(case, labels):
-  """Returns the pure function that a fixture case is about."""
-  tau = case["tau"]
-  if case["objective"] == "simclr":
-    return lambda z: simclr.loss(z, temperature=tau)
-  if case["objective"] == "multi_positive":
-    return lambda z: multi_positive.loss(z, temperature=tau)
-  return lambda z: supcon.loss(
-    z, labels, temperature=tau, base_temperature=case.get("base_tau")
-  )
-
-
 def _check(got, want, factor, floor):
   want = np.asarray(want)
   bound = factor * np.max(np.abs(want)) + floor
   np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=bound)
 
 
-def test_every_case_is_listed(losses):
-  cases = json.loads(str(losses["meta"]))["cases"]
-  assert set(_CASES) == {c for c in cases if c.startswith(_FAMILIES)}
-
-
-@pytest.fixture(scope="module", params=["float32", "float64"])
-def computed(request, losses):
-  """(Dtype, {case: (loss, gradient)}), all from one compiled program."""
-  cases = json.loads(str(losses["meta"]))["cases"]
-  with jax.enable_x64(request.param == "float64"):
-
-    def every(inputs):
-      return {
-        name: jax.value_and_grad(_loss_of(cases[name], labels))(z)
-        for name, (z, labels) in inputs.items()
-      }
-
-    inputs = {
-      name: (
-        jnp.asarray(losses[f"in/{name}/z"], request.param),
-        losses.get(f"in/{name}/labels"),
-      )
-      for name in _CASES
-    }
-    return request.param, jax.device_get(_jit(every)(inputs))
-
-
-@pytest.mark.parametrize("name", _CASES)
-def test_fixture(losses, computed, name):
-  dtype, results = computed
-  value, grad = results[name]
-  assert value.dtype == grad.dtype == dtype
-  bounds = (1e-6, 1e-9) if dtype == "float64" else (1e-4, 1e-5)
-  _check(value, losses[f"out/{name}/loss"], *bounds)
-  _check(grad, losses[f"out/{name}/grad_z"], *bounds)
-
-
 @pytest.mark.parametrize(
   "name", ["cmc_core_B8_V3_D128_tau0.2", "cmc_core_B4_V2_D16_tau0.5"]
 )
-def test_keys_of_another_view(losses, name):
+def test_keys_of_another_view(name):
   """CMC from the same kernel: rows and keys differ, nothing is excluded."""
-  case = json.loads(str(losses["meta"]))["cases"][name]
+  losses, cases = reference.read()
+  case = cases[name]
 
   def loss(z):
     z, ids = _contrastive.normalise(z), np.arange(len(z))
