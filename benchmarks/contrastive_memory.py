@@ -66,8 +66,31 @@ def measure(topology: str, rows: int, dim: int, chunk_rows: int) -> dict:
   }
 
 
+def draw(path, found, topology: str, dim: int) -> None:
+  """Draws the peaks of what fits against n, on logarithmic axes."""
+  from genrep_jax.lib import plots
+
+  series = []
+  for chunk_rows in sorted({one["chunk_rows"] for one in found}):
+    mine = [
+      one for one in found if one["chunk_rows"] == chunk_rows and one["fits"]
+    ]
+    name = f"chunk_rows = {chunk_rows}" if chunk_rows else "all at once"
+    xs, ys = ([one[key] for one in mine] for key in ("rows", "peak_mib"))
+    series.append((name, xs, ys, None))
+  plots.line_plot(
+    path,
+    series,
+    title=f"InfoNCE and its gradient, d = {dim}: peak of a {topology} chip",
+    x_label="rows n",
+    y_label="peak memory, MiB",
+    log_x=True,
+    log_y=True,
+  )
+
+
 def main():
-  """Prints a line per n and chunk, and writes them as JSON."""
+  """Prints a line per n and chunk, and writes them as JSON and as a plot."""
   flags = argparse.ArgumentParser(description=__doc__)
   flags.add_argument("--topology", default="v5e:2x4")
   flags.add_argument(
@@ -75,7 +98,8 @@ def main():
   )
   flags.add_argument("--dim", type=int, default=128)
   flags.add_argument("--chunk_rows", type=int, default=1024)
-  flags.add_argument("--json")
+  flags.add_argument("--json", help="file to write the numbers to")
+  flags.add_argument("--plot", help="SVG file to draw them in")
   flags = flags.parse_args()
   from genrep_jax.tools import compile_for
 
@@ -90,6 +114,8 @@ def main():
   if flags.json:
     with open(flags.json, "w") as file:
       json.dump(found, file, indent=1)
+  if flags.plot:
+    draw(flags.plot, found, flags.topology, flags.dim)
 
 
 if __name__ == "__main__":

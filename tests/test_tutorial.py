@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from genrep_jax import main as main_lib
-from genrep_jax.lib import configs, contracts, errors
+from genrep_jax.lib import configs, contracts, errors, plugins
 from tests import support, test_contracts
 
 ROOT = support.ROOT
@@ -159,10 +159,10 @@ def test_the_images_of_a_step_are_drawn_again(walked):
     assert (folder / f"{name}_3.png").read_bytes() != first
 
 
-def test_the_examples_of_every_room_keep_the_contracts(lab):
+def test_the_examples_of_every_room_keep_the_contracts(lab, tmp_path):
   del lab
   test_contracts.test_generator("my_lab.stripes")
-  test_contracts.test_latent_view("my_lab.angular")
+  test_contracts.test_latent_view("my_lab.angular", tmp_path)
   test_contracts.test_pixel_view("my_lab.cutout", 3)
   test_contracts.test_encoder("my_lab.patches", jnp.float32)
   test_contracts.test_objective("my_lab.align_uniform", 3)
@@ -227,9 +227,14 @@ def every_key(lab):
     "configs/cars_stylegan2.py",
     str(lab / "my_rooms.py"),
   ]
-  return {
+  known = {
     key for file in files for key in configs.dotted_keys(configs.load(file))
   }
+  for entry, room in configs.ROOMS.items():
+    for name in plugins.names(room):
+      options = plugins.resolve(room, name).default_config()
+      known |= {f"{entry}.{option}" for option in options}
+  return known
 
 
 def problems(line, lab):

@@ -143,7 +143,7 @@ def gather(runs) -> list[dict]:
 
   Returns:
     A dictionary per line of runs.jsonl: row, seed and results of a run, its
-    seconds, steps and command; of a floor, `floor` instead of these three.
+    seconds, steps, versions and command; of a floor, `floor` instead of those.
   """
   lines, floors = [], []
   for name, seed, command in runs:
@@ -163,6 +163,7 @@ def gather(runs) -> list[dict]:
         "results": summary["results"],
         "seconds": summary["seconds"],
         "steps": summary["steps"],
+        "versions": summary["versions"],
         "command": " ".join(["python", *command[1:]]),
       }
     )
