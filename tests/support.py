@@ -71,17 +71,26 @@ def open_program(config, devices=1):
   )
 
 
+_shows = {}  # (config, devices, optimised) -> (compiled program, its arrays)
+
+
 def shown(config, devices=1, step=0):
   """The views of one step, as numpy: (before T_x, after T_x, latents)."""
-  mesh = mesh_of(devices)
-  program = step_lib.build(config, mesh)
-  generator, _, _ = parts_lib.load_generator(config, jnp.float32)
-  _, num_anchors = parts_lib.stored_latents(config, generator)
-  parts = parts_lib.make_parts(
-    config, None, generator, program.total_steps, num_anchors
-  )
-  views_of = jax.jit(stages.make_stages(config, parts, mesh).views)
-  frozen = state_lib.put_frozen(program, mesh)
+  optimised = not jax.config.values["jax_disable_most_optimizations"]
+  key = config.to_json(), devices, optimised
+  if key not in _shows:
+    if len(_shows) == 4:
+      _shows.clear()
+    mesh = mesh_of(devices)
+    program = step_lib.build(config, mesh)
+    generator, _, _ = parts_lib.load_generator(config, jnp.float32)
+    _, num_anchors = parts_lib.stored_latents(config, generator)
+    parts = parts_lib.make_parts(
+      config, None, generator, program.total_steps, num_anchors
+    )
+    views_of = jax.jit(stages.make_stages(config, parts, mesh).views)
+    _shows[key] = views_of, state_lib.put_frozen(program, mesh)
+  views_of, frozen = _shows[key]
   views, before = views_of(jnp.int32(step), frozen)
   return tuple(np.asarray(x) for x in (before, views.images, views.latents))
 

@@ -210,9 +210,11 @@ def test_study_without_rows(tmp_path, capsys, monkeypatch):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_disk_full_keeps_the_last_good_checkpoint(
   tmp_path, capsys, monkeypatch
 ):
+  """The whole command; what it relies on is in tests/lib/test_checkpoint.py."""
   from genrep_jax.lib import checkpoint
 
   real = checkpoint.Checkpoints.save

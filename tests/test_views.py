@@ -139,12 +139,17 @@ def test_local_crops_are_views_like_the_others():
   encoder = parts_lib.plugins.resolve("encoders", config.encoder.name).make(
     config.encoder, dtype=np.float32
   )
+
+  @jax.jit
+  def encode(variables, images):
+    images = images.reshape(16, *images.shape[2:])
+    features, stats = encoder.apply(variables, images, train=True)
+    return features.pooled.reshape(8, 2, -1), stats
+
   pooled = []
   for images in (views.images, views.local_crops):
-    features, variables["batch_stats"] = encoder.apply(
-      variables, images.reshape(16, *images.shape[2:]), train=True
-    )
-    pooled.append(features.pooled.reshape(8, 2, -1))
+    features, variables["batch_stats"] = encode(variables, images)
+    pooled.append(features)
   want = support.leaves(variables["batch_stats"])
   for name, value in support.leaves(new.batch_stats).items():
     np.testing.assert_allclose(value, want[name], rtol=1e-4, atol=1e-6)
