@@ -1,0 +1,55 @@
+"""The studies that docs/studies shows are what their committed runs say."""
+
+import json
+
+import pytest
+
+from genrep_jax.lib import configs
+from genrep_jax.tools import study
+from tests import support
+
+FOLDERS = sorted((support.ROOT / "docs" / "studies").iterdir())
+
+
+def by_name(folders):
+  return pytest.mark.parametrize("folder", folders, ids=lambda f: f.name)
+
+
+@by_name(FOLDERS)
+def test_tables_and_plots_are_those_of_the_runs(folder, tmp_path, capsys):
+  config = f"configs/studies/{folder.name}.py"
+  words = ["--config", str(support.ROOT / config)]
+  words += ["--runs", str(folder / "runs.jsonl"), "--out", str(tmp_path)]
+  study.main(words)
+  assert "| raw pixels |" in capsys.readouterr().out
+  for name in ("table.md", "knn.svg", "linear.svg"):
+    made, shown = (tmp_path / name), (folder / name)
+    assert made.read_bytes() == shown.read_bytes(), name
+
+
+@by_name(FOLDERS)
+def test_every_row_has_a_run_of_every_seed_at_the_same_updates(folder):
+  config = configs.load(
+    str(support.ROOT / "configs" / "studies" / f"{folder.name}.py")
+  )
+  lines = [
+    json.loads(line)
+    for line in (folder / "runs.jsonl").read_text().splitlines()
+  ]
+  runs = [line for line in lines if not line.get("floor")]
+  assert [(line["row"], line["seed"]) for line in runs] == [
+    (name, seed) for name, _ in config.study.rows for seed in config.study.seeds
+  ]
+  assert len(config.study.seeds) >= 3
+  assert len({line["steps"] for line in runs}) == 1
+  commands = study.commands(config, [], f"runs/studies/{folder.name}")
+  for line, (_, _, command) in zip(runs, commands, strict=True):
+    assert line["command"].split()[1:] == " ".join(command[1:]).split()
+
+
+@by_name(FOLDERS)
+def test_the_documents_show_it(folder):
+  text = (support.ROOT / "docs" / "reproduce.md").read_text()
+  assert f"configs/studies/{folder.name}.py" in text
+  assert f"(studies/{folder.name}/knn.svg)" in text
+  assert f"(studies/{folder.name}/runs.jsonl)" in text
