@@ -181,12 +181,13 @@ class _Steering:
     z, y = jax.vmap(self.generator.sample)(keys)
     z = self.generator.latents(variables, z, y)
     images = self.generator.apply(variables, z, y)
-    ends = self.law.ends()
-    ends = np.concatenate(
-      [np.full(self.law.rows(name), ends[name]) for name in self.law.operations]
-    )
-    spread = np.linspace(-1, 1, _COLUMNS)
-    strip = np.float32(np.diag(ends)[:, None] * spread[:, None])
+    ends = [
+      end
+      for name, end in self.law.ends().items()
+      for _ in range(self.law.rows(name))
+    ]
+    spread = np.linspace(*np.transpose(ends), _COLUMNS)  # [columns dims]
+    strip = np.float32(np.eye(len(ends))[:, None] * spread)
 
     def rows(a, one):
       image, z, y = one

@@ -1,13 +1,23 @@
-"""Six pixel edits that latent walks learn to imitate, with valid-pixel masks.
+"""Pixel edits that latent walks learn to imitate, with valid-pixel masks.
 
 GenRep (`biggan_steer_train.py`, `pixel_transformations.py`), after Jahanian et
-al. 2020, "On the steerability of generative adversarial networks". An edit adds
-a colour offset, then turns the image out of its plane, turns it in its plane,
-zooms and shifts it:
+al. 2020, "On the steerability of generative adversarial networks". An edit
+jitters the colours, adds a colour offset, then turns the image out of its
+plane, turns it in its plane, stretches, zooms and shifts it:
 
-  T = shift o zoom o rot2d o rot3d o color.
+  T = shift o zoom o aspect o rot2d o rot3d o color o jitter.
 
-The geometric five are composed into one inverse map from output to source
+Six of these are GenRep's, and the default. The others imitate SimCLR's pixel
+transforms (the original's `train_steer_simclr_transforms.py`): aspect, zoom
+inwards and shifts are its RandomResizedCrop; brightness, contrast, saturation
+and hue its ColorJitter. Two differences. Jitter is in this order, torchvision's
+in a random one, which no sum of walks could follow. And as all coefficients are
+independent, the box that is seen may reach out of the frame, where
+RandomResizedCrop's never does; the mask leaves out what is not known there. The
+original also adds an MLP (132 -> 132 -> 128) of latent and coefficients to its
+jitter walk; here walks are linear, so that one file says all of what they do.
+
+The geometric six are composed into one inverse map from output to source
 pixels: one bilinear sampling, and one mask that is True where the source pixel
 lies in the frame, whatever came between. (The original resamples after every
 operation, and its later masks overwrite the earlier ones.)
@@ -32,13 +42,21 @@ import jax
 import jax.numpy as jnp
 
 from genrep_jax.lib import errors
+from genrep_jax.views.pixel import _ops
 
-# The order in which the rows of all walks follow each other.
-OPERATIONS = ("rot3d", "rot2d", "zoom", "shift_x", "shift_y", "color")
+GENREP = ("rot3d", "rot2d", "zoom", "shift_x", "shift_y", "color")
+_JITTER = ("brightness", "contrast", "saturation", "hue")  # in this order
+_SIMCLR = ("aspect", *_JITTER)
+# The order in which the rows of all walks follow each other. An operation keeps
+# its place: what walks start from hangs on it.
+OPERATIONS = GENREP + _SIMCLR
+_SIMCLR_STREAM = 0x53696D  # their draws; GenRep's come from the key itself
 _REFERENCE_PX = 256.0  # frame height that shifts are given for
 _ROT3D_SHIFT_PX = -0.2  # dx per degree of yaw
 # Values on either side of 0: multiples of 10 and 5 degrees and of 10 pixels.
 _GRID = {"rot3d": 6, "rot2d": 6, "shift_x": 10, "shift_y": 10}
+# Channels of images that have a grey level, and of those that have colours.
+_CHANNELS = {"contrast": (1, 3), "saturation": (3,), "hue": (3,)}
 _TOLERANCE_PX = 1e-3  # of the frame's edge, for rounding
 
 
@@ -52,6 +70,12 @@ class Edit(NamedTuple):
     shift_x: to the right, pixels of a frame 256 pixels high.
     shift_y: down, likewise.
     color: offset per channel [c] of an image in [-1, 1], or one for all.
+    aspect: width / height of what is seen, as a multiple of the frame's; > 1
+      squeezes the picture's width and stretches its height, at the same area.
+    brightness: factor towards black (0); None leaves it out, as below.
+    contrast: factor towards the image's mean grey.
+    saturation: factor towards each pixel's grey.
+    hue: turn of the colour circle, in circles.
   """
 
   rot3d: jax.Array | float = 0.0
@@ -60,6 +84,11 @@ class Edit(NamedTuple):
   shift_x: jax.Array | float = 0.0
   shift_y: jax.Array | float = 0.0
   color: jax.Array | float = 0.0
+  aspect: jax.Array | float = 1.0
+  brightness: jax.Array | float | None = None
+  contrast: jax.Array | float | None = None
+  saturation: jax.Array | float | None = None
+  hue: jax.Array | float | None = None
 
 
 def apply(image, edit: Edit) -> tuple[jax.Array, jax.Array]:
@@ -70,13 +99,29 @@ def apply(image, edit: Edit) -> tuple[jax.Array, jax.Array]:
     edit: its parameters.
 
   Returns:
-    (image [h w c], not clipped; mask [h w], True where the pixel shows a point
-    of the given image). Other pixels repeat the frame's edge.
+    (image [h w c], not clipped but by jitter; mask [h w], True where the pixel
+    shows a point of the given image). Other pixels repeat the frame's edge.
   """
   h, w, _ = image.shape
   x, y, ahead = _source(h, w, edit)
   inside = ahead & _within(x, w) & _within(y, h)
-  return _bilinear(image + edit.color, x, y), inside
+  return _bilinear(_jitter(image, edit) + edit.color, x, y), inside
+
+
+def _jitter(image, edit):
+  """Changes the colours of image [h w c] as the pixel views do.
+
+  In [0, 1], x -> (x + 1) / 2, and back; clipped to it after each of the steps
+  that are there. Contrast's mean is over the whole image.
+  """
+  steps = [(n, getattr(edit, n)) for n in _JITTER]
+  steps = [(name, value) for name, value in steps if value is not None]
+  if not steps:
+    return image
+  planes = (jnp.moveaxis(image, -1, 0) + 1) / 2
+  for name, value in steps:
+    planes = getattr(_ops, f"adjust_{name}")(planes, value)
+  return jnp.moveaxis(2 * planes - 1, 0, -1)
 
 
 def _within(x, size):
@@ -95,8 +140,9 @@ def _source(h, w, edit):
   scale = h / _REFERENCE_PX
   columns = jnp.arange(w, dtype=jnp.float32)[None] - (w - 1) / 2
   rows = jnp.arange(h, dtype=jnp.float32)[:, None] - (h - 1) / 2
-  x = edit.zoom * (columns - scale * edit.shift_x)
-  y = edit.zoom * (rows - scale * edit.shift_y)
+  stretch = jnp.sqrt(edit.aspect)
+  x = edit.zoom * stretch * (columns - scale * edit.shift_x)
+  y = edit.zoom / stretch * (rows - scale * edit.shift_y)
   angle = jnp.deg2rad(edit.rot2d)
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   x, y = x * cos - y * sin, x * sin + y * cos
@@ -140,11 +186,17 @@ class Law:
 
     rot3d, rot2d  a = angle / maximum, angle in 13 equal steps from -maximum up
     zoom          a = ln zoom; half the draws U(1 / maximum, 1), half
-                  U(1, maximum)
+                  U(1, maximum); with zoom_in_only zoom^2 is
+                  U(1 / maximum^2, 1), the share of the frame that is seen
     shift         a = shift / maximum, in 21 equal steps
     color         a = offset, U(-maximum, maximum)
+    aspect        a = ln aspect / ln maximum, U(-1, 1)
+    brightness, contrast, saturation
+                  a = (factor - 1) / maximum, U(-1, 1)
+    hue           a = turn / maximum, U(-1, 1)
 
-  The defaults are GenRep's. With other maxima the steps scale.
+  The defaults are GenRep's, and SimCLR's for what GenRep has not. SimCLR's zoom
+  is zoom_in_only, max_zoom = sqrt 5. With other maxima the steps scale.
 
   Attributes:
     channels: c of the images.
@@ -154,15 +206,27 @@ class Law:
     max_zoom: in and out.
     max_shift: pixels of a frame 256 pixels high.
     max_color: of an image in [-1, 1].
+    zoom_in_only: draw no zoom > 1.
+    max_aspect: and 1 / max_aspect.
+    max_brightness: distance of the factor from 1.
+    max_contrast: likewise.
+    max_saturation: likewise.
+    max_hue: in circles.
   """
 
   channels: int
-  operations: tuple[str, ...] = OPERATIONS
+  operations: tuple[str, ...] = GENREP
   max_rot3d: float = 60.0
   max_rot2d: float = 30.0
   max_zoom: float = 4.0
   max_shift: float = 100.0
   max_color: float = 0.5
+  zoom_in_only: bool = False
+  max_aspect: float = 4 / 3
+  max_brightness: float = 0.4
+  max_contrast: float = 0.4
+  max_saturation: float = 0.4
+  max_hue: float = 0.1
 
   def rows(self, operation: str) -> int:
     """Number of coefficients of an operation."""
@@ -173,10 +237,14 @@ class Law:
     """Number of all coefficients."""
     return sum(self.rows(operation) for operation in self.operations)
 
-  def ends(self) -> dict[str, float]:
-    """The largest coefficient of every operation; the smallest is minus it."""
+  def ends(self) -> dict[str, tuple[float, float]]:
+    """The smallest and the largest coefficient of every operation."""
     ends = {"zoom": math.log(self.max_zoom), "color": self.max_color}
-    return {name: ends.get(name, 1.0) for name in self.operations}
+    ends = {name: ends.get(name, 1.0) for name in self.operations}
+    ends = {name: (-end, end) for name, end in ends.items()}
+    if "zoom" in ends and self.zoom_in_only:
+      ends["zoom"] = (ends["zoom"][0], 0.0)
+    return ends
 
   def draw(self, key: jax.Array) -> jax.Array:
     """Draws the coefficients a [dims] of one edit.
@@ -184,16 +252,20 @@ class Law:
     What an operation draws does not depend on which others there are.
     """
     # One draw for all: XLA compiles each of its own slowly.
-    uniform = jax.random.uniform(key, (len(OPERATIONS) - 1 + self.channels,))
+    uniform = jax.random.uniform(key, (len(GENREP) - 1 + self.channels,))
+    if set(self.operations) & set(_SIMCLR):
+      key = jax.random.fold_in(key, _SIMCLR_STREAM)
+      more = jax.random.uniform(key, (len(_SIMCLR),))
     drawn = []
     for name in self.operations:
-      start = OPERATIONS.index(name)  # the colour's channels come last
+      if name in _SIMCLR:
+        start = _SIMCLR.index(name)
+        drawn.append(2 * more[start : start + 1] - 1)
+        continue
+      start = GENREP.index(name)  # the colour's channels come last
       u = uniform[start : start + self.rows(name)]
       if name == "zoom":
-        inward, u = u < 0.5, 2 * u % 1.0
-        low = jnp.where(inward, 1.0 / self.max_zoom, 1.0)
-        high = jnp.where(inward, 1.0, self.max_zoom)
-        a = jnp.log(low + (high - low) * u)
+        a = self._draw_zoom(u)
       elif name == "color":
         a = self.max_color * (2 * u - 1)
       else:
@@ -202,6 +274,15 @@ class Law:
       drawn.append(a)
     return jnp.concatenate(drawn)
 
+  def _draw_zoom(self, u):
+    if self.zoom_in_only:
+      low = self.max_zoom**-2
+      return 0.5 * jnp.log(low + (1 - low) * u)
+    inward, u = u < 0.5, 2 * u % 1.0
+    low = jnp.where(inward, 1.0 / self.max_zoom, 1.0)
+    high = jnp.where(inward, 1.0, self.max_zoom)
+    return jnp.log(low + (high - low) * u)
+
   def edit(self, a: jax.Array) -> Edit:
     """Returns the pixel parameters of coefficients a [dims]."""
     most = {
@@ -209,6 +290,7 @@ class Law:
       "rot2d": self.max_rot2d,
       "shift_x": self.max_shift,
       "shift_y": self.max_shift,
+      "hue": self.max_hue,
     }
     values, start = {}, 0
     for name in self.operations:
@@ -216,15 +298,19 @@ class Law:
       start += self.rows(name)
       if name == "color":
         values[name] = own
+      elif name == "zoom":
+        values[name] = jnp.exp(own[0])
+      elif name == "aspect":
+        values[name] = jnp.exp(math.log(self.max_aspect) * own[0])
+      elif name in most:
+        values[name] = own[0] * most[name]
       else:
-        values[name] = (
-          jnp.exp(own[0]) if name == "zoom" else own[0] * most[name]
-        )
+        values[name] = 1 + own[0] * getattr(self, f"max_{name}")
     return Edit(**values)
 
 
 def default_config() -> dict:
-  """Returns the options of a `Law`, with GenRep's values."""
+  """Returns the options of a `Law`: GenRep's six operations and values."""
   fields = dataclasses.fields(Law)
   return {field.name: field.default for field in fields[1:]}
 
@@ -238,20 +324,32 @@ def make_law(path: str, cfg, channels: int) -> Law:
     channels: c of the images.
 
   Raises:
-    UsageError: no, unknown or repeated operations; a maximum out of range.
+    UsageError: no, unknown or repeated operations, or one that images of so
+      many channels cannot show; a maximum out of range.
   """
-  most = {"max_rot3d": 90, "max_rot2d": 180, "max_shift": 256}
+  above = {"max_zoom": 1, "max_aspect": 1}
+  below = {"max_rot3d": 90, "max_rot2d": 180, "max_shift": 256, "max_hue": 0.5}
+  below |= dict.fromkeys(
+    ("max_brightness", "max_contrast", "max_saturation"), 1
+  )
+  values = {"zoom_in_only": bool(cfg.zoom_in_only)}
   for name in default_config():
-    if name == "operations":
+    if not name.startswith("max_"):
       continue
-    value, above = float(cfg[name]), 1 if name == "max_zoom" else 0
-    if not above < value < most.get(name, math.inf):
-      limit = f" < {most[name]}" if name in most else ", finite"
+    values[name], least = float(cfg[name]), above.get(name, 0)
+    if not least < values[name] < below.get(name, math.inf):
+      limit = f" < {below[name]}" if name in below else ", finite"
       raise errors.UsageError(
-        f"{path}.{name}: {cfg[name]!r}; allowed: {above} < {name}{limit}"
+        f"{path}.{name}: {cfg[name]!r}; allowed: {least} < {name}{limit}"
       )
-  values = {name: float(cfg[name]) for name in default_config() if "_" in name}
   operations = chosen(f"{path}.operations", cfg.operations, OPERATIONS)
+  for name in operations:
+    colours = _CHANNELS.get(name, (channels,))
+    if channels not in colours:
+      raise errors.UsageError(
+        f"{path}.operations: {name} of {channels}-channel images; allowed: it "
+        f"needs {' or '.join(map(str, colours))} channels"
+      )
   return Law(channels=channels, operations=operations, **values)
 
 

@@ -232,7 +232,10 @@ def test_law():
   # Some operations only: the same draws of them, and no others.
   np.testing.assert_array_equal(a_of_some, a[:, [2, 5, 6, 7]])
   assert some.edit(a[0, [2, 5, 6, 7]]).rot3d == 0
-  assert some.ends() == {"zoom": math.log(4), "color": 0.5}
+  assert some.ends() == {
+    "zoom": (-math.log(4), math.log(4)),
+    "color": (-0.5, 0.5),
+  }
 
 
 # The steered view.

@@ -1,7 +1,7 @@
 """Steered latent view: the positive is a learned edit of the anchor.
 
 GenRep's steered sets: z' = z + sum_d a_d w_d, where the walks w_d were trained
-to imitate six pixel edits (`job=steer`, configs/steering), all operations at
+to imitate pixel edits (`job=steer`, configs/steering), all operations at
 once, each a_d drawn from the law it was trained with. GenRep's data sets have
 the rot3d term times five, at generation only, which its training never saw;
 `rot3d_gain` is 1 by default and 5 gives those sets.
