@@ -111,14 +111,14 @@ def apply(image, edit: Edit) -> tuple[jax.Array, jax.Array]:
 def _jitter(image, edit):
   """Changes the colours of image [h w c] as the pixel views do.
 
-  In [0, 1], x -> (x + 1) / 2, and back; clipped to it after each of the steps
-  that are there. Contrast's mean is over the whole image.
+  In [0, 1], x -> (x + 1) / 2, clipped to it before and after each of the steps
+  that are there, and back. Contrast's mean is over the whole image.
   """
   steps = [(n, getattr(edit, n)) for n in _JITTER]
   steps = [(name, value) for name, value in steps if value is not None]
   if not steps:
     return image
-  planes = (jnp.moveaxis(image, -1, 0) + 1) / 2
+  planes = jnp.clip((jnp.moveaxis(image, -1, 0) + 1) / 2, 0, 1)
   for name, value in steps:
     planes = getattr(_ops, f"adjust_{name}")(planes, value)
   return jnp.moveaxis(2 * planes - 1, 0, -1)
