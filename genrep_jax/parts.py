@@ -316,7 +316,7 @@ def make_parts(cfg, dataset, generator, total_steps, num_anchors=0) -> Parts:
   if generator is not None:
     sizes["latent_dim"] = generator.latent_dim
   objective = objective_module.make(_filled(cfg.objective, sizes), heads)
-  _check_objective(cfg, objective, num_classes)
+  _check_objective(cfg, objective, num_classes, image_shape)
   rendering_of = _rendering_of(cfg, identity)
   pixel_views = _pixel_views(cfg, image_shape)
   epoch = num_anchors or (
@@ -361,12 +361,19 @@ def _filled(entry, sizes):
   return entry
 
 
-def _check_objective(cfg, objective, num_classes):
+def _check_objective(cfg, objective, num_classes, image_shape):
   name, views = cfg.objective.name, cfg.views.num_views
   if views < objective.min_views:
     raise errors.UsageError(
       f"views.num_views: {views}, but objective {name!r} needs at least "
       f"{objective.min_views}"
+    )
+  least = objective.min_px
+  if min(image_shape[:2]) < least:
+    height, width, _ = image_shape
+    raise errors.UsageError(
+      f"objective {name!r}: images of {height}x{width} pixels, but it needs at "
+      f"least {least}x{least}"
     )
   provided = {"local"}
   if cfg.source.name == "generator":

@@ -313,6 +313,8 @@ def build(cfg, mesh) -> contracts.Program:
   parts = parts_lib.make_parts(
     cfg, dataset, generator, total_steps, num_anchors
   )
+  if parts.objective.frozen is not None:
+    frozen["objective"] = parts.objective.frozen
   chance = parts.objective.chance(cfg.global_batch, cfg.views.num_views)
   if chance is not None:
     facts["chance level of the loss"] = f"{chance:.4f}"

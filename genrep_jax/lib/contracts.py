@@ -132,6 +132,7 @@ class Views(NamedTuple):
       "generator", else None.
     render: latents [b v latent_dim] -> images [b v h w c] in [-1, 1], under the
       anchors' own classes and differentiable; likewise.
+    frozen: the objective's `frozen`, as the program was given it; else None.
   """
 
   images: Array
@@ -141,6 +142,7 @@ class Views(NamedTuple):
   local_crops: Array | None = None
   rendered: Array | None = None
   render: Callable[[Array], Array] | None = None
+  frozen: Tree = None
 
 
 class Target(NamedTuple):
@@ -173,6 +175,10 @@ class Objective:
       a batch mean, computed in float32.
     chance: (num_anchors, num_views) -> loss of embeddings that carry no
       information, or None where the objective has no such level.
+    frozen: numpy weights that the objective reads and nobody trains, or None.
+      `apply` finds them in `views.frozen`: closed over, they would be compiled
+      into the program as constants. They are in no checkpoint.
+    min_px: shortest side of the images before T_x that it is defined for.
   """
 
   requires: frozenset[str]
@@ -180,6 +186,8 @@ class Objective:
   init: Callable[[Array, Features], tuple[Tree, Tree]]
   apply: Callable[..., tuple[Array, Mapping[str, Array], Tree]]
   chance: Callable[[int, int], float | None]
+  frozen: Tree = None
+  min_px: int = 0
 
 
 class Split(NamedTuple):

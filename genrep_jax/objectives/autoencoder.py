@@ -8,8 +8,9 @@ paired with its own latent, and should give its own rendering before T_x: with a
 T_x that changes the image, this is a denoising autoencoder. The original uses
 none (`views.pixel.name = "none"`), and Adam at 2e-4 with betas (0.5, 0.999).
 
-Left out: the original's LPIPS term, a distance of VGG-16 features with learned
-weights, which nobody ships here. The squared error of pixels stands alone.
+The original's LPIPS term, a distance of VGG-16's features, needs weights that
+are not in this package: `lpips_weights` names them, and `_lpips` says how they
+are made. Without, the squared error of pixels stands alone.
 """
 
 import jax.numpy as jnp
@@ -17,9 +18,13 @@ import jax.numpy as jnp
 from genrep_jax.lib import contracts
 from genrep_jax.objectives import (
   _contrastive,
+  _lpips,
   _options,
   _siamese,
   classifier,
+)
+from genrep_jax.objectives._lpips import (
+  convert as convert,
 )
 
 
@@ -32,6 +37,16 @@ def _terms(predicted_z, z, reconstructions, images):
   return jnp.mean(1 - cosine), jnp.mean(error * error)
 
 
+def _perceptual(weights, reconstructions, images):
+  """Returns LPIPS of images [b v h w c], float32 [b v]."""
+  b, v = images.shape[:2]
+  rows = [
+    _siamese.to_float(x).reshape(b * v, *x.shape[2:])
+    for x in (reconstructions, images)
+  ]
+  return _lpips.distance(weights, *rows).reshape(b, v)
+
+
 def loss(
   predicted_z,
   z,
@@ -40,13 +55,16 @@ def loss(
   class_logits=None,
   labels=None,
   *,
+  perceptual=None,
   latent_weight=1.0,
   pixel_weight=1.0,
+  lpips_weight=1.0,
 ):
   """lambda_z [CE(y', y) + mean(1 - cos(z', z))] + lambda_mse MSE(G(z', y), x).
 
-  The squared error is a mean over all pixels and channels; the class that the
-  generator gets is the true one.
+  Plus lambda_lpips mean(LPIPS(G(z', y), x)), where that is given. The squared
+  error is a mean over all pixels and channels; the class that the generator
+  gets is the true one.
 
   Args:
     predicted_z: z' [... latent_dim].
@@ -55,8 +73,10 @@ def loss(
     images: x [... h w c].
     class_logits: y' [... k], or None: no CE.
     labels: y, int [...], with class_logits.
+    perceptual: LPIPS of the reconstructions and the images [...], or None.
     latent_weight: lambda_z.
     pixel_weight: lambda_mse.
+    lpips_weight: lambda_lpips.
 
   Returns:
     Scalar, float32 (float64 if the arrays are).
@@ -64,7 +84,10 @@ def loss(
   distance, mse = _terms(predicted_z, z, reconstructions, images)
   if class_logits is not None:
     distance += classifier.loss(class_logits, labels)
-  return latent_weight * distance + pixel_weight * mse
+  total = latent_weight * distance + pixel_weight * mse
+  if perceptual is not None:
+    total += lpips_weight * jnp.mean(perceptual)
+  return total
 
 
 def default_config() -> dict:
@@ -72,7 +95,10 @@ def default_config() -> dict:
   return {
     "name": "autoencoder",
     "latent_weight": 1.0,  # lambda_z, of 1 - cos and of the classes' CE
-    "pixel_weight": 1.0,  # lambda_mse; 0 leaves the generator out of the loss
+    "pixel_weight": 1.0,  # lambda_mse
+    "lpips_weight": 1.0,  # lambda_lpips, with lpips_weights
+    "lpips_weights": "",  # a file of convert_weights; "": no LPIPS
+    "lpips_sha256": "",  # that the file must have; "" pins nothing
     "supervised": True,  # predict the class, if the generator has classes
     "latent_dim": 0,  # 0: that of the generator
     "num_classes": 0,  # k; 0: that of the generator, or none
@@ -85,17 +111,25 @@ def make(cfg, heads):
 
   It requires labels where it predicts them. Its chance level is None: the
   pixels' variance is the generator's. Its metrics: latent_cosine, pixel_mse,
-  pixel_psnr (dB, images in [-1, 1]) and, with classes, class_cross_entropy and
-  class_accuracy.
+  pixel_psnr (dB, images in [-1, 1]); with classes, class_cross_entropy and
+  class_accuracy; with LPIPS, lpips.
 
   Raises:
-    UsageError: an option is out of range, or both weights are zero.
+    UsageError: an option is out of range, all weights are zero, or the file of
+      LPIPS is not one.
   """
   weights = {
     name: _options.non_negative(cfg, name)
-    for name in ("latent_weight", "pixel_weight")
+    for name in ("latent_weight", "pixel_weight", "lpips_weight")
   }
+  frozen = None
+  if not cfg.lpips_weights:
+    del weights["lpips_weight"]
   _options.some_weight(weights)
+  if cfg.lpips_weights:
+    frozen = _lpips.read(
+      "objective.lpips_weights", cfg.lpips_weights, cfg.lpips_sha256
+    )
   dim = _options.count(cfg, "latent_dim", hint="there is no generator")
   networks = {"latent": heads.mlp(cfg.head_hidden, dim)}
   num_classes = _options.count(cfg, "num_classes", 0)
@@ -129,7 +163,11 @@ def make(cfg, heads):
       arrays += [out["classes"], labels]
       metrics["class_cross_entropy"] = classifier.loss(*arrays[4:])
       metrics["class_accuracy"] = classifier.accuracy(*arrays[4:])
-    return loss(*arrays, **weights), metrics, state
+    extra = {}
+    if frozen is not None:
+      extra["perceptual"] = _perceptual(views.frozen, *arrays[2:4])
+      metrics["lpips"] = jnp.mean(extra["perceptual"])
+    return loss(*arrays, **extra, **weights), metrics, state
 
   needs = {"latents", "generator"} | ({"labels"} if supervised else set())
   return contracts.Objective(
@@ -138,4 +176,6 @@ def make(cfg, heads):
     init=init,
     apply=apply,
     chance=lambda b, v: None,
+    frozen=frozen,
+    min_px=0 if frozen is None else _lpips.MIN_PX,
   )

@@ -84,6 +84,12 @@ def make(cfg, heads):
     for label, term in cfg.terms.items()
   }
 
+  frozen = {
+    label: term.frozen
+    for label, term in terms.items()
+    if term.frozen is not None
+  }
+
   def init(key, features):
     params, state = {}, {}
     for i, (label, term) in enumerate(terms.items()):
@@ -101,7 +107,7 @@ def make(cfg, heads):
       loss, extra, new_state[label] = term.apply(
         head_params[label],
         features,
-        views,
+        views._replace(frozen=(views.frozen or {}).get(label)),
         own,
         state[label],
         jax.random.fold_in(key, i),
@@ -123,4 +129,6 @@ def make(cfg, heads):
     init=init,
     apply=apply,
     chance=chance,
+    frozen=frozen or None,
+    min_px=max(term.min_px for term in terms.values()),
   )

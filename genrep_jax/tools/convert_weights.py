@@ -18,7 +18,12 @@ from genrep_jax.lib import errors, plugins
 from genrep_jax.tools import _cli
 
 _TRUNCATIONS = ("truncation", "truncation_psi")  # what --truncation can mean
-_ENCODERS = "encoders/"
+# Room: what its architectures' names begin with.
+_PREFIXES = {
+  "generators": "",
+  "encoders": "encoders/",
+  "objectives": "objectives/",
+}
 
 
 def main(argv) -> int:
@@ -55,7 +60,7 @@ def architectures() -> list[str]:
   """Names what can be converted: plug-ins with a function `convert`."""
   return [
     prefix + name
-    for room, prefix in (("generators", ""), ("encoders", _ENCODERS))
+    for room, prefix in _PREFIXES.items()
     for name in plugins.names(room)
     if plugins.defines(room, name, "convert")
   ]
@@ -68,8 +73,9 @@ def resolve(arch: str) -> tuple[str, str, ModuleType]:
     UsageError: no such architecture, or one without a converter.
   """
   room, name = "generators", arch
-  if arch.startswith(_ENCODERS):
-    room, name = "encoders", arch.removeprefix(_ENCODERS)
+  for other, prefix in _PREFIXES.items():
+    if prefix and arch.startswith(prefix):
+      room, name = other, arch.removeprefix(prefix)
   known = architectures()
   if arch not in known and "." not in name:
     raise errors.UsageError(
@@ -151,7 +157,8 @@ def _convert(flags) -> int:
   variables, made = module.convert(arrays, **options)
   entry = ml_collections.ConfigDict(module.default_config() | made)
   made = {"name": name, **{k: v for k, v in made.items() if k != "name"}}
-  plugin = module.make(entry)
+  if room != "objectives":  # what it converts is not what it is made of
+    plugin = module.make(entry)
   if room == "generators":
     expected = jax.eval_shape(plugin.init, jax.random.key(0))
     wrong = trees.first_mismatches(expected, variables)

@@ -82,6 +82,8 @@ def make_stages(cfg, parts, mesh) -> Stages:
         return _render(cfg, parts, mesh, draws, latents, frozen)
 
       views = views._replace(rendered=images, render=render)
+    if parts.objective.frozen is not None:
+      views = views._replace(frozen=frozen["objective"])
     return views, images
 
   return Stages(sample, move, show)
