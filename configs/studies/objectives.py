@@ -25,6 +25,7 @@ def _row(name, objective, *overrides):
 ROWS = (
   _row("SimCLR", "simclr"),
   _row("multi-positive, 4 views", "multi_positive", *FOUR_VIEWS),
+  _row("CMC core graph, 4 views", "cmc", *FOUR_VIEWS),
   _row("CMC full graph, 4 views", "cmc", "objective.graph=full", *FOUR_VIEWS),
   _row("MoCo v3", "moco_v3", "ema_decay=0.99"),
   _row("BYOL", "byol", "ema_decay=0.99"),
