@@ -14,6 +14,7 @@ forward and backward, through generator, T_x and encoder.
 
 import math
 
+import jax
 import jax.numpy as jnp
 
 from genrep_jax.lib import contracts, rng
@@ -62,18 +63,21 @@ def make(cfg, generator: contracts.Generator) -> contracts.LearnedView:
   def search(slope, latents, anchors):
     anchors = anchors[:, None]
 
-    moved, first_loss = latents - anchors, None
-    # Unrolled: k is small, and XLA's CPU backend runs the convolutions of a
-    # loop's body slowly (a quick start step with k = 1: 1.85 s against 0.51).
-    for _ in range(num_steps):
+    def climb(moved, _):
       loss, gradient = slope(anchors + moved)
-      first_loss = loss if first_loss is None else first_loss
       moved += step_size * radius * _vectors.unit(gradient)
-      moved = _vectors.into_ball(moved, radius)
+      return _vectors.into_ball(moved, radius), loss
+
+    # Traced once and unrolled: k is small, and XLA's CPU backend runs the
+    # convolutions of a real loop's body slowly (a quick start step with k = 1:
+    # 1.85 s against 0.51).
+    moved, losses = jax.lax.scan(
+      climb, latents - anchors, length=int(num_steps), unroll=True
+    )
     length = _vectors.norm(moved)
     free = jnp.maximum(jnp.sum(length > 0), 1)
     return anchors + moved, {
-      "loss_before_search": first_loss,
+      "loss_before_search": losses[0],
       "view_distance": jnp.sum(length) / (free * (radius or 1.0)),
     }
 
