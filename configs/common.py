@@ -93,6 +93,10 @@ def get_config() -> ml_collections.ConfigDict:
       "process_id": -1,
     }
   )
+  return _locked(c)
+
+
+def _locked(c, *more):
   c.lock()  # a misspelt key in an experiment's file is an error...
   for room in (
     c.generator,
@@ -104,9 +108,31 @@ def get_config() -> ml_collections.ConfigDict:
     c.schedule,
     c.data,
     c.evaluations,
+    *more,
   ):
     room.unlock()  # ... and a plug-in's options are checked when it is known
   return c
+
+
+# The generator of the package.
+EMBEDDED = {
+  "name": "small",
+  "weights": "asset:fashion_mnist_unconditional.safetensors",
+  "sha256": "0b8ca9a6662b147ecdf2e5de6d86694173f242a28ba0c2f76e8934d5cc814909",
+}
+
+
+def get_steering(title: str) -> ml_collections.ConfigDict:
+  """Returns the base config of job=steer: walks, and no encoder to train."""
+  c = get_config()
+  c.job = "steer"
+  c.title = title
+  # Nothing is trained on images here: these rooms stay empty.
+  for entry in (c.views.latent, c.views.pixel, c.encoder, c.objective, c.data):
+    entry.name = ""
+  c.unlock()
+  c.steering = ml_collections.ConfigDict({"name": "walks"})
+  return _locked(c, c.steering)
 
 
 # What the rows of a small study share: the quick start's updates cut to a

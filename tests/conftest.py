@@ -1,7 +1,6 @@
 """Every test sees eight CPU devices; slow ones wait for --slow."""
 
 import os
-import pathlib
 import shutil
 import sys
 import tempfile
@@ -9,7 +8,6 @@ import tempfile
 import pytest
 
 _COUNT = "xla_force_host_platform_device_count"
-_FIXTURES = pathlib.Path(__file__).resolve().parent / "fixtures"
 
 # Devices are counted when JAX starts, and the subprocesses of tests inherit
 # this: so it comes before any import of JAX.
@@ -60,18 +58,6 @@ def pytest_unconfigure(config):
   del config
   if _cache is not None:
     shutil.rmtree(_cache, ignore_errors=True)
-
-
-@pytest.fixture(scope="session")
-def fixture():
-  """Returns a function: name of a file of tests/fixtures -> its path."""
-
-  def path(name: str) -> pathlib.Path:
-    found = _FIXTURES / name
-    assert found.is_file(), f"tests/fixtures has no {name}"
-    return found
-
-  return path
 
 
 def _optimise():

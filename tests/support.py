@@ -41,6 +41,13 @@ TINY = (
 # a vanishing gradient's rounding, e.g. of a bias that the feature norm undoes.
 SGD = ("optimizer.name=sgd", "optimizer.learning_rate=3e-3")
 
+# No T_x, for grey images.
+NO_PIXEL_VIEW = (
+  "views.pixel.name=none",
+  "views.pixel.mean=(0.5,)",
+  "views.pixel.std=(0.5,)",
+)
+
 
 def tiny(*overrides):
   """Returns the quick start's config, shrunk, with overrides on top."""

@@ -14,28 +14,18 @@ Hardware: one large GPU or a TPU v5e-8; never run to its end by us.
 Expected: nothing measured here; GenRep's walks were never published.
 """
 
-import ml_collections
-
 from configs import common
 
 
 def get_config():
   """The settings of GenRep's `biggan_steer_train.py`."""
-  c = common.get_config()
-  c.job = "steer"
-  c.title = "walks of BigGAN-deep"
+  c = common.get_steering("walks of BigGAN-deep")
   c.global_batch = 32
   c.total_examples = 160_000  # 5,000 steps
   c.generator.name = "biggan_deep"
   c.generator.resolution = 256
   c.generator.truncation = 1.0
   c.generator.weights = "biggan_deep_256.safetensors"
-  # Nothing is trained on images here: these rooms stay empty.
-  for entry in (c.views.latent, c.views.pixel, c.encoder, c.objective, c.data):
-    entry.name = ""
-  with c.unlocked():
-    c.steering = ml_collections.ConfigDict({"name": "walks"})
-  c.steering.unlock()
   c.log_every_steps = 100
   c.checkpoint.every_steps = 1000
   return c

@@ -20,29 +20,15 @@ Expected: what the walks leave of the squared error of doing nothing, each
           cosine is 0.79 to 0.88) and helps only within the whole.
 """
 
-import ml_collections
-
 from configs import common
 
 
 def get_config():
   """RandomResizedCrop and what of ColorJitter grey images can show."""
-  c = common.get_config()
-  c.job = "steer"
-  c.title = "SimCLR's walks of Fashion-MNIST"
+  c = common.get_steering("SimCLR's walks of Fashion-MNIST")
   c.global_batch = 64
   c.total_steps = 1000
-  c.generator.name = "small"
-  c.generator.weights = "asset:fashion_mnist_unconditional.safetensors"
-  c.generator.sha256 = (
-    "0b8ca9a6662b147ecdf2e5de6d86694173f242a28ba0c2f76e8934d5cc814909"
-  )
-  # Nothing is trained on images here: these rooms stay empty.
-  for entry in (c.views.latent, c.views.pixel, c.encoder, c.objective, c.data):
-    entry.name = ""
-  with c.unlocked():
-    c.steering = ml_collections.ConfigDict({"name": "walks"})
-  c.steering.unlock()
+  c.generator.update(common.EMBEDDED)
   c.steering.operations = (
     "zoom",
     "shift_x",

@@ -198,15 +198,13 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
     return _biggan.init(key, _shapes(options))
 
   def sample(key):
-    z_key, y_key = jax.random.split(key)
-    z = rng.truncated_normal(
-      z_key,
-      (options["latent_dim"],),
+    return rng.latent_and_class(
+      key,
+      options["latent_dim"],
+      options["num_classes"],
       sigma=options["truncation"],
       truncation=2.0,
     )
-    y = jax.random.randint(y_key, (), 0, options["num_classes"])
-    return z, y.astype(jnp.int32)
 
   def apply(variables, z, y):
     *_, (_, images) = activations(options, dtype, variables, z, y)

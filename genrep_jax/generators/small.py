@@ -181,12 +181,9 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
     return dict(net.init(key, z, jnp.zeros((1,), jnp.int32)))
 
   def sample(key):
-    z_key, y_key = jax.random.split(key)
-    z = rng.truncated_normal(
-      z_key, (cfg.latent_dim,), truncation=cfg.truncation
+    return rng.latent_and_class(
+      key, cfg.latent_dim, cfg.num_classes, truncation=cfg.truncation
     )
-    y = jax.random.randint(y_key, (), 0, max(1, cfg.num_classes))
-    return z, y.astype(jnp.int32)
 
   return Generator(
     resolution=(side, side),

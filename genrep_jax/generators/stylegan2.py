@@ -282,10 +282,9 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
   first, end = tuple(cfg.crop_rows) or (0, cfg.resolution)
 
   def sample(key):
-    z_key, y_key = jax.random.split(key)
-    z = rng.truncated_normal(z_key, (cfg.z_dim,), truncation=cfg.truncation)
-    y = jax.random.randint(y_key, (), 0, max(1, cfg.num_classes))
-    return z, y.astype(jnp.int32)
+    return rng.latent_and_class(
+      key, cfg.z_dim, cfg.num_classes, truncation=cfg.truncation
+    )
 
   def apply(variables, latents, y):
     images = raw(variables, latents, y, cfg=cfg, dtype=dtype)[:, first:end]

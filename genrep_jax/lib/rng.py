@@ -56,6 +56,25 @@ def truncated_normal(key, shape, *, sigma=1.0, truncation=2.0):
   )
 
 
+def latent_and_class(key, latent_dim, num_classes, *, sigma=1.0, truncation):
+  """Draws what most generators take: z ~ N^t(0, sigma, t), y uniform.
+
+  Args:
+    key: a PRNG key.
+    latent_dim: of z.
+    num_classes: y is in [0, num_classes); 0 if there are none.
+    sigma: as in `truncated_normal`.
+    truncation: likewise.
+
+  Returns:
+    (z float32 [latent_dim], y int32 []).
+  """
+  z_key, y_key = jax.random.split(key)
+  z = truncated_normal(z_key, (latent_dim,), sigma=sigma, truncation=truncation)
+  y = jax.random.randint(y_key, (), 0, max(1, num_classes))
+  return z, y.astype(jnp.int32)
+
+
 def one_draw(key: jax.Array, build: Callable):
   """Runs `build(normal)`, whose `normal(shape)` are parts of one draw.
 

@@ -81,6 +81,29 @@ def run_head(head, name, params, state, x):
   return y, {**state, name: batch_stats} if batch_stats else state
 
 
+def on_pooled(heads):
+  """Heads {name: Head} that all read the pooled features.
+
+  Returns:
+    (init, run): init(key, features) -> (params, state), and
+    run(params, features, state) -> ({name: output}, new state), in training.
+  """
+
+  def init(key, features):
+    in_dim = features.pooled.shape[-1]
+    return init_heads(
+      key, {name: (head, in_dim) for name, head in heads.items()}
+    )
+
+  def run(params, features, state):
+    out = {}
+    for name, head in heads.items():
+      out[name], state = run_head(head, name, params, state, features.pooled)
+    return out, state
+
+  return init, run
+
+
 def make_objective(
   projector,
   projector_dim,

@@ -137,19 +137,11 @@ def make(cfg, heads):
   if supervised:
     networks["classes"] = heads.mlp(cfg.head_hidden, num_classes)
 
-  def init(key, features):
-    in_dim = features.pooled.shape[-1]
-    return _siamese.init_heads(
-      key, {name: (head, in_dim) for name, head in networks.items()}
-    )
+  init, run = _siamese.on_pooled(networks)
 
   def apply(head_params, features, views, target, state, key):
     del target, key
-    out = {}
-    for name, head in networks.items():
-      out[name], state = _siamese.run_head(
-        head, name, head_params, state, features.pooled
-      )
+    out, state = run(head_params, features, state)
     arrays = [out["latent"], views.latents, None, views.rendered]
     arrays[2] = views.render(out["latent"])
     distance, mse = _terms(*arrays)

@@ -81,16 +81,12 @@ def make(cfg, heads):
   d = cfg.projector_dim
   head = heads.mlp(cfg.projector_hidden, d, batch_norm=True, out_bias=False)
 
-  def init(key, features):
-    in_dim = features.pooled.shape[-1]
-    return _siamese.init_heads(key, {"projector": (head, in_dim)})
+  init, run = _siamese.on_pooled({"projector": head})
 
   def apply(head_params, features, views, target, state, key):
     del views, target, key
-    z, state = _siamese.run_head(
-      head, "projector", head_params, state, features.pooled
-    )
-    invariance, redundancy = terms(z)
+    out, state = run(head_params, features, state)
+    invariance, redundancy = terms(out["projector"])
     metrics = {
       "invariance": invariance / d,
       "redundancy": redundancy / max(d * (d - 1), 1),

@@ -54,15 +54,12 @@ def make(cfg, heads):
   )
   head = heads.mlp(cfg.head_hidden, num_classes)
 
-  def init(key, features):
-    in_dim = features.pooled.shape[-1]
-    return _siamese.init_heads(key, {"classes": (head, in_dim)})
+  init, run = _siamese.on_pooled({"classes": head})
 
   def apply(head_params, features, views, target, state, key):
     del target, key
-    logits, state = _siamese.run_head(
-      head, "classes", head_params, state, features.pooled
-    )
+    out, state = run(head_params, features, state)
+    logits = out["classes"]
     labels = of_views(views.labels, logits.shape[1])
     metrics = {"class_accuracy": accuracy(logits, labels)}
     return loss(logits, labels), metrics, state

@@ -98,18 +98,17 @@ def make(cfg, heads):
   mask = cfg.mask_same_class
   head = heads.mlp([cfg.head_hidden], cfg.head_dim)
 
+  init_head, run = _siamese.on_pooled({"projector": head})
+
   def init(key, features):
-    b, _, f = features.pooled.shape
-    _chunks.check(b, chunk_rows, _chunks.ONE_PER_ANCHOR)
-    return _siamese.init_heads(key, {"projector": (head, f)})
+    _chunks.check(len(features.pooled), chunk_rows, _chunks.ONE_PER_ANCHOR)
+    return init_head(key, features)
 
   def apply(head_params, features, views, target, state, key):
     del target, key
-    z, state = _siamese.run_head(
-      head, "projector", head_params, state, features.pooled
-    )
+    out, state = run(head_params, features, state)
     terms = _terms(
-      z,
+      out["projector"],
       temperature=temperature,
       graph=graph,
       chunk_rows=chunk_rows,
@@ -119,7 +118,8 @@ def make(cfg, heads):
       "contrastive_accuracy": jnp.mean(terms.accuracy),
       "positive_cosine": jnp.mean(terms.positive_cosine),
       "negative_cosine": jnp.mean(terms.negative_cosine),
-      "mutual_information_bound": math.log(len(z)) - jnp.mean(terms.loss),
+      "mutual_information_bound": math.log(len(out["projector"]))
+      - jnp.mean(terms.loss),
     }
     return jnp.sum(terms.loss), metrics, state
 

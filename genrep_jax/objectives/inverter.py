@@ -68,19 +68,11 @@ def make(cfg, heads):
       _options.count(cfg, "num_classes", hint="the generator has none"),
     )
 
-  def init(key, features):
-    in_dim = features.pooled.shape[-1]
-    return _siamese.init_heads(
-      key, {name: (head, in_dim) for name, head in networks.items()}
-    )
+  init, run = _siamese.on_pooled(networks)
 
   def apply(head_params, features, views, target, state, key):
     del target, key
-    out = {}
-    for name, head in networks.items():
-      out[name], state = _siamese.run_head(
-        head, name, head_params, state, features.pooled
-      )
+    out, state = run(head_params, features, state)
     total = mse = loss(out["latent"], views.latents)
     variance = jnp.mean(jnp.var(views.latents, axis=(0, 1)))
     metrics = {

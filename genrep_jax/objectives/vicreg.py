@@ -131,23 +131,19 @@ def make(cfg, heads):
     cfg.projector_hidden, cfg.projector_dim, batch_norm=True, out_bias=False
   )
 
-  def init(key, features):
-    in_dim = features.pooled.shape[-1]
-    return _siamese.init_heads(key, {"projector": (head, in_dim)})
+  init, run = _siamese.on_pooled({"projector": head})
 
   def apply(head_params, features, views, target, state, key):
     del views, target, key
-    z, state = _siamese.run_head(
-      head, "projector", head_params, state, features.pooled
-    )
-    out = terms(z)
+    out, state = run(head_params, features, state)
+    found = terms(out["projector"])
     metrics = {
-      "invariance": out.invariance,
-      "variance": out.variance,
-      "covariance": out.covariance,
-      "embedding_std": out.std,
+      "invariance": found.invariance,
+      "variance": found.variance,
+      "covariance": found.covariance,
+      "embedding_std": found.std,
     }
-    return _total(out, *weights.values(), reduction), metrics, state
+    return _total(found, *weights.values(), reduction), metrics, state
 
   return contracts.Objective(
     requires=frozenset(),

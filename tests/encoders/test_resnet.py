@@ -2,7 +2,6 @@
 
 import functools
 import json
-import pathlib
 import unittest.mock
 
 import jax
@@ -13,8 +12,8 @@ import pytest
 
 from genrep_jax.encoders import heads, resnet
 from genrep_jax.lib import errors, mesh
+from tests import fixture_files
 
-_FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "fixtures"
 _KEY = jax.random.key(0)
 
 
@@ -42,7 +41,7 @@ def _thin_variables(norm="batch"):
 
 
 def _fixture(variant):
-  with np.load(_FIXTURES / "resnet.npz") as file:
+  with np.load(fixture_files.path("resnet.npz")) as file:
     meta = json.loads(str(file["meta"]))["variants"][variant]
     arrays = {
       kind: {
@@ -127,7 +126,7 @@ def test_weights_return_to_torch_unchanged():
 
 def _key_table(depth):
   """Yields (reference key, shape, torchvision key) of the encoder."""
-  text = (_FIXTURES / f"resnet{depth}_keys.txt").read_text()
+  text = fixture_files.path(f"resnet{depth}_keys.txt").read_text()
   for line in text.splitlines():
     if line.startswith("encoder."):
       key, shape, torchvision = line.split("\t")

@@ -11,21 +11,20 @@ import pytest
 
 from genrep_jax.generators import _biggan, bigbigan
 from genrep_jax.lib import errors
+from tests import fixture_files
 
 ATOL = 1e-5
 NAME = "blocks.2.0.conv1.weight"
 
 
 @pytest.fixture(scope="module")
-def recorded(request):
-  path = request.path.parent.parent / "fixtures" / "bigbigan_ch8.npz"
-  with np.load(path) as file:
-    return dict(file)
+def recorded():
+  return fixture_files.arrays("bigbigan_ch8.npz")
 
 
 @pytest.fixture(scope="module")
 def arrays(recorded):
-  return {k[6:]: x for k, x in recorded.items() if k.startswith("state/")}
+  return fixture_files.state(recorded)
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +139,8 @@ def test_dropping_the_plus_one_breaks_parity(arrays, recorded, monkeypatch):
   assert np.abs(images - recorded["out/images"]).max() > 10 * ATOL
 
 
-def test_keys_of_the_real_model(fixture):
-  lines = fixture("bigbigan_keys.txt").read_text().splitlines()
+def test_keys_of_the_real_model():
+  lines = fixture_files.path("bigbigan_keys.txt").read_text().splitlines()
   listed = {k: ast.literal_eval(s) for k, s in (x.split("\t") for x in lines)}
   assert bigbigan.expected_keys(bigbigan.default_config()) == listed
 

@@ -11,21 +11,20 @@ import pytest
 
 from genrep_jax.generators import _biggan, biggan_deep
 from genrep_jax.lib import errors
+from tests import fixture_files
 
 ATOL = 1e-5
 NAME = "generator.layers.3.conv_1.weight_orig"
 
 
 @pytest.fixture(scope="module")
-def recorded(request):
-  path = request.path.parent.parent / "fixtures" / "biggan_deep_128_ch4.npz"
-  with np.load(path) as file:
-    return dict(file)
+def recorded():
+  return fixture_files.arrays("biggan_deep_128_ch4.npz")
 
 
 @pytest.fixture(scope="module")
 def arrays(recorded):
-  return {k[6:]: x for k, x in recorded.items() if k.startswith("state/")}
+  return fixture_files.state(recorded)
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +165,10 @@ def test_hf_compat_reaches_the_variables(arrays):
 
 
 @pytest.mark.parametrize("px", [128, 256, 512])
-def test_keys_of_the_real_models(fixture, px):
-  lines = fixture(f"biggan_deep_{px}_keys.txt").read_text().splitlines()
+def test_keys_of_the_real_models(px):
+  lines = (
+    fixture_files.path(f"biggan_deep_{px}_keys.txt").read_text().splitlines()
+  )
   listed = {k: ast.literal_eval(s) for k, s in (x.split("\t") for x in lines)}
   options = {**biggan_deep.default_config(), "resolution": px}
   assert biggan_deep.expected_keys(options) == listed

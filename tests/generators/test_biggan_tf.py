@@ -7,6 +7,7 @@ import pytest
 
 from genrep_jax.generators import _biggan_tf, bigbigan
 from genrep_jax.lib import errors
+from tests import fixture_files
 
 ATOL = 1e-5
 ROOT = "GenEncWrapper/Generator/"
@@ -14,15 +15,13 @@ CONV = f"{ROOT}GBlock_2/conv0/w/ema_0.9999"
 
 
 @pytest.fixture(scope="module")
-def recorded(request):
-  path = request.path.parent.parent / "fixtures" / "bigbigan_ch8.npz"
-  with np.load(path) as file:
-    return dict(file)
+def recorded():
+  return fixture_files.arrays("bigbigan_ch8.npz")
 
 
 @pytest.fixture(scope="module")
 def port(recorded):
-  return {k[6:]: x for k, x in recorded.items() if k.startswith("state/")}
+  return fixture_files.state(recorded)
 
 
 @pytest.fixture(scope="module")

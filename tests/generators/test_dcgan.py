@@ -10,24 +10,19 @@ import pytest
 
 from genrep_jax.generators import _dcgan_source, dcgan
 from genrep_jax.lib import errors
+from tests import fixture_files
 
 ATOL = 1e-5
 NAMES = ("dcgan_32", "dcgan_32_classes")
 
 
 @pytest.fixture(scope="module")
-def recorded(request):
-  folder = request.path.parent.parent / "fixtures"
+def recorded():
   found = {}
   for name in NAMES:
-    with np.load(folder / f"{name}.npz") as file:
-      found[name] = dict(file)
+    found[name] = fixture_files.arrays(f"{name}.npz")
     assert json.loads(str(found[name]["meta"]))["atol"] == ATOL
   return found
-
-
-def state(record):
-  return {k[6:]: x for k, x in record.items() if k.startswith("state/")}
 
 
 def make(options):
@@ -38,7 +33,7 @@ def make(options):
 def error(record, arrays=None):
   """Returns the largest error of the images of a converted checkpoint."""
   variables, options = dcgan.convert(
-    state(record) if arrays is None else arrays
+    fixture_files.state(record) if arrays is None else arrays
   )
   images = jax.jit(make(options).apply)(
     variables, record["in/z"], record["in/y"]
@@ -50,7 +45,7 @@ def error(record, arrays=None):
 def test_images_and_options(recorded, name):
   record = recorded[name]
   meta = json.loads(str(record["meta"]))
-  variables, options = dcgan.convert(state(record))
+  variables, options = dcgan.convert(fixture_files.state(record))
   assert options | {"name": "dcgan"} == dcgan.default_config() | {
     "resolution": 32,
     "latent_dim": meta["latent_dim"],
@@ -86,8 +81,8 @@ def renamed(arrays, layout):
 @pytest.mark.parametrize("layout", ["bare", "blocks", "deconv"])
 def test_other_layouts(recorded, layout):
   record = recorded["dcgan_32"]
-  arrays = renamed(state(record), layout)
-  assert len(arrays) == len(state(record))
+  arrays = renamed(fixture_files.state(record), layout)
+  assert len(arrays) == len(fixture_files.state(record))
   if layout == "deconv":  # these convolutions have biases
     shift = np.linspace(-1, 1, 8, dtype=np.float32)
     arrays["deconv2.bias"] = shift
@@ -118,11 +113,13 @@ def test_another_epsilon_breaks_parity(recorded, monkeypatch):
 
 def test_another_order_of_latent_and_class_breaks_parity(recorded):
   record = recorded["dcgan_32_classes"]
-  arrays = state(record)
+  arrays = fixture_files.state(record)
   arrays["main.0.weight"] = np.roll(arrays["main.0.weight"], 5, axis=0)
   assert error(record, arrays) > 100 * ATOL
   # A wrong stem layout, (4, 4) for (4, 4) transposed.
-  arrays["main.0.weight"] = state(record)["main.0.weight"].swapaxes(2, 3)
+  arrays["main.0.weight"] = fixture_files.state(record)[
+    "main.0.weight"
+  ].swapaxes(2, 3)
   assert error(record, arrays) > 100 * ATOL
 
 
@@ -187,7 +184,7 @@ def test_a_whole_network_of_28_pixels_and_one_channel():
 
 def test_gradient_against_finite_differences(recorded):
   record = recorded["dcgan_32_classes"]
-  variables, options = dcgan.convert(state(record))
+  variables, options = dcgan.convert(fixture_files.state(record))
   apply, y = make(options).apply, record["in/y"][:1]
   weights = np.float32(np.random.default_rng(0).normal(size=(32, 32, 3)))
   with jax.enable_x64(True):
@@ -226,7 +223,7 @@ def apply_in_float64(variables, z, y, options):
 
 def test_vmap_map_and_devices_give_the_same_images(recorded):
   record = recorded["dcgan_32"]
-  variables, options = dcgan.convert(state(record))
+  variables, options = dcgan.convert(fixture_files.state(record))
   apply = make(options).apply
   z, y = np.tile(record["in/z"], (2, 1)), np.tile(record["in/y"], 2)
   images = jax.jit(apply)(variables, z, y)
@@ -315,7 +312,7 @@ NAME = "main.4.weight"
   ],
 )
 def test_other_keys_are_refused_by_name(recorded, change, words):
-  arrays = state(recorded["dcgan_32_classes"])
+  arrays = fixture_files.state(recorded["dcgan_32_classes"])
   change(arrays)
   with pytest.raises(errors.UsageError) as refused:
     dcgan.convert(arrays)

@@ -20,6 +20,7 @@ from genrep_jax.generators import (
 )
 from genrep_jax.lib import errors
 from genrep_jax.views.latent import groups
+from tests import fixture_files
 
 TOLERANCE = 1e-4  # times the standard deviation of the expected array
 THIN = {
@@ -54,23 +55,23 @@ def draw(variables, z, **options):
 
 def state(file):
   """A checkpoint: {key: array}, latent_avg beside rosinality's."""
-  arrays = {k[6:]: file[k] for k in file.files if k.startswith("state/")}
-  if "extra/latent_avg" in file.files:
+  arrays = fixture_files.state(file)
+  if "extra/latent_avg" in file:
     arrays["latent_avg"] = file["extra/latent_avg"]
   return arrays
 
 
 @pytest.fixture(scope="module", params=source.LAYOUTS)
-def case(request, fixture):
+def case(request):
   """(layout, file, variables, options) of one fixture."""
-  file = np.load(fixture(f"stylegan2_32_{request.param}.npz"))
+  file = fixture_files.arrays(f"stylegan2_32_{request.param}.npz")
   return request.param, file, *stylegan2.convert(state(file))
 
 
 @pytest.fixture(scope="module")
-def nvidia(fixture):
+def nvidia():
   """(variables, options, z, the images at psi 1 with stored noise)."""
-  file = np.load(fixture("stylegan2_32_nvidia.npz"))
+  file = fixture_files.arrays("stylegan2_32_nvidia.npz")
   variables, options = stylegan2.convert(state(file))
   return variables, options, file["in/z"], file["out/psi1.0_const"]
 
@@ -83,7 +84,7 @@ def error(got, expected):
 
 def test_parity(case):
   _, file, variables, options = case
-  names = [k[4:] for k in file.files if k.startswith("out/psi")]
+  names = [k[4:] for k in file if k.startswith("out/psi")]
   assert len(names) >= 4 and set(names) <= set(CASES)
   for name in names:
     got = draw(variables, file["in/z"], **{**options, **CASES[name]})
@@ -92,7 +93,7 @@ def test_parity(case):
 
 def test_mapping_parity(case):
   _, file, variables, options = case
-  if "out/w" not in file.files:
+  if "out/w" not in file:
     pytest.skip("this fixture has no w")
   w = stylegan2.mapping(
     variables, file["in/z"], jnp.zeros((2,), int), cfg=config(**options)
@@ -100,10 +101,10 @@ def test_mapping_parity(case):
   assert error(np.asarray(w), file["out/w"]) < TOLERANCE
 
 
-def test_both_layouts_convert_to_one_network(fixture):
+def test_both_layouts_convert_to_one_network():
   trees = []
   for layout in source.LAYOUTS:
-    file = np.load(fixture(f"stylegan2_32_{layout}.npz"))
+    file = fixture_files.arrays(f"stylegan2_32_{layout}.npz")
     variables, options = stylegan2.convert(state(file))
     for side in (4, 8, 16, 32):  # the only factor that differs
       for layer in ("conv0", "conv1"):
@@ -202,8 +203,12 @@ def test_to_rgb_reads_the_row_of_the_next_layer(nvidia):
 
 
 @pytest.mark.parametrize("layout", source.LAYOUTS)
-def test_expected_keys_are_those_of_the_released_models(layout, fixture):
-  lines = fixture(f"stylegan2_512_{layout}_keys.txt").read_text().splitlines()
+def test_expected_keys_are_those_of_the_released_models(layout):
+  lines = (
+    fixture_files.path(f"stylegan2_512_{layout}_keys.txt")
+    .read_text()
+    .splitlines()
+  )
   listed = {}
   for line in lines:
     key, shape = line.split("\t")
@@ -245,16 +250,16 @@ def rename(arrays, old, new):
     (lambda a: a.pop("mapping.fc0.weight"), "missing mapping.fc0.weight"),
   ],
 )
-def test_another_checkpoint_is_refused_by_name(damage, named, fixture):
-  arrays = state(np.load(fixture("stylegan2_32_nvidia.npz")))
+def test_another_checkpoint_is_refused_by_name(damage, named):
+  arrays = state(fixture_files.arrays("stylegan2_32_nvidia.npz"))
   damage(arrays)
   with pytest.raises(errors.UsageError, match=named) as raised:
     stylegan2.convert(arrays)
   assert "\n" not in str(raised.value)
 
 
-def test_rosinality_without_an_average_is_only_for_psi_1(fixture):
-  arrays = state(np.load(fixture("stylegan2_32_rosinality.npz")))
+def test_rosinality_without_an_average_is_only_for_psi_1():
+  arrays = state(fixture_files.arrays("stylegan2_32_rosinality.npz"))
   del arrays["latent_avg"]
   with pytest.raises(errors.UsageError, match="latent_avg"):
     stylegan2.convert(arrays, truncation_psi=0.7)

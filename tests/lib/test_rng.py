@@ -2,7 +2,6 @@
 
 import functools
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +9,9 @@ import numpy as np
 import pytest
 
 from genrep_jax.lib import mesh as mesh_lib, rng
+from tests import fixture_files
 
-LAWS = np.load(
-  pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "latents.npz"
-)
+LAWS = fixture_files.arrays("latents.npz")
 META = json.loads(str(LAWS["meta"]))
 N = 200_000
 

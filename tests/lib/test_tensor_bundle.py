@@ -1,6 +1,5 @@
 """TensorFlow checkpoints, written here, by TensorFlow, and damaged."""
 
-import pathlib
 import struct
 
 import jax.numpy as jnp
@@ -8,9 +7,9 @@ import numpy as np
 import pytest
 
 from genrep_jax.lib import _crc32c, errors, tensor_bundle
+from tests import fixture_files
 
-_FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "fixtures"
-_RECORDED = _FIXTURES / "tf_bundle"
+_RECORDED = fixture_files.path("tf_bundle")
 _MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 _DTYPES = {  # types.proto
   "float32": 1,

@@ -1,13 +1,12 @@
 """The cases of losses.npz, and what our formulas give for them.
 
-Read by `test_fixtures` and, for the table of docs/checklist.md, by
+Read by `test_fixtures` and, for the table of docs/objectives.md, by
 `benchmarks/parity.py`. The cases were computed in float64 by explicit loops and
 checked against public code; the file's meta says which.
 """
 
 import functools
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -24,15 +23,14 @@ from genrep_jax.objectives import (
   supcon,
   vicreg,
 )
+from tests import fixture_files
 
-FILE = pathlib.Path(__file__).parent.parent / "fixtures" / "losses.npz"
 ELSEWHERE = {"sao_coarse": "a game's, not an objective's"}
 
 
 def read():
   """Returns (the file's arrays, {case: its meta} of our objectives)."""
-  with np.load(FILE) as opened:
-    file = dict(opened)
+  file = fixture_files.arrays("losses.npz")
   cases = json.loads(str(file["meta"]))["cases"]
   return file, {
     name: case

@@ -29,16 +29,11 @@ from genrep_jax.lib import (
 )
 from genrep_jax.objectives import _lpips, autoencoder, weighted
 from genrep_jax.tools import convert_weights
-from tests import support
+from tests import fixture_files, support
 
 _LIN = "lin2.model.1.weight"
 _CONV = "net.slice3.12.weight"
 _KEY = "objective.lpips_weights"
-_BARE = (  # T_x
-  "views.pixel.name=none",
-  "views.pixel.mean=(0.5,)",
-  "views.pixel.std=(0.5,)",
-)
 
 _jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
@@ -46,17 +41,15 @@ _jit = functools.partial(
 
 
 @pytest.fixture(scope="module")
-def recorded(request):
+def recorded():
   """The fixture, key -> array."""
-  path = request.path.parent.parent / "fixtures" / "lpips.npz"
-  with np.load(path) as file:
-    return dict(file)
+  return fixture_files.arrays("lpips.npz")
 
 
 @pytest.fixture(scope="module")
 def state(recorded):
   """The package's state dict."""
-  return {k[6:]: x for k, x in recorded.items() if k.startswith("state/")}
+  return fixture_files.state(recorded)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +59,9 @@ def thin(state):
 
 
 @pytest.fixture(scope="module")
-def file(request, tmp_path_factory):
+def file(tmp_path_factory):
   """The weights as the command converts them."""
-  source = request.path.parent.parent / "fixtures" / "lpips.npz"
+  source = fixture_files.path("lpips.npz")
   out = tmp_path_factory.mktemp("lpips") / "lpips.safetensors"
   words = ["--arch", "objectives/autoencoder", "--subtree", "state"]
   convert_weights.main([*words, "--source", str(source), "--out", str(out)])
@@ -223,7 +216,7 @@ def test_bad_options(file, thin):
 
 
 def test_small_images_are_refused_before_anything_runs(file):
-  config = support.tiny(*_BARE, "objective.name=autoencoder")
+  config = support.tiny(*support.NO_PIXEL_VIEW, "objective.name=autoencoder")
 
   def made(base_px, path):
     config.generator.base_px, config.objective.lpips_weights = base_px, path
@@ -344,7 +337,7 @@ def test_a_run_is_given_the_weights(file, thin):
     "objective.name=autoencoder",
     f"objective.lpips_weights={file}",
     f"objective.lpips_sha256={weights.sha256(file)}",
-    *_BARE,
+    *support.NO_PIXEL_VIEW,
     "views.num_views=1",
     "views.latent.name=none",
     "global_batch=4",

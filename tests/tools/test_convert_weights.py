@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from genrep_jax.lib import weights
 from genrep_jax.tools import _sources, convert_weights, render
-from tests import support
+from tests import fixture_files, support
 from tests.generators import test_biggan_tf
 from tests.lib import test_tensor_bundle
 
@@ -25,12 +25,6 @@ def refused(capsys, monkeypatch):
     return support.refused(convert_weights.main, words, capsys, monkeypatch)
 
   return run
-
-
-def state(path):
-  """Returns the arrays of a fixture under their original keys."""
-  with np.load(path) as file:
-    return {k[6:]: file[k] for k in file.files if k.startswith("state/")}
 
 
 # fixture, architecture, converter's words, generator's --set, recorded output
@@ -70,15 +64,23 @@ PARITY = [
 
 @pytest.mark.parametrize("name, arch, words, options, keys", PARITY)
 def test_from_original_keys_to_images(
-  fixture, tmp_path, capsys, name, arch, words, options, keys
+  tmp_path, capsys, name, arch, words, options, keys
 ):
   out, latents = tmp_path / "x.safetensors", tmp_path / "in.npz"
   convert_weights.main(
-    ["--arch", arch, "--source", str(fixture(name)), "--out", str(out), *words]
+    [
+      "--arch",
+      arch,
+      "--source",
+      str(fixture_files.path(name)),
+      "--out",
+      str(out),
+      *words,
+    ]
   )
   said = capsys.readouterr().out
   assert weights.sha256(out) in said and "parameters" in said
-  with np.load(fixture(name)) as file:
+  with np.load(fixture_files.path(name)) as file:
     arrays = {"z": file[keys[0]], "expected": file[keys[1]]}
     for key in ("in/class_id", "in/y"):
       if key in file.files:
@@ -101,10 +103,9 @@ def test_from_original_keys_to_images(
 
 
 @pytest.fixture(scope="module")
-def thin(request):
+def thin():
   """BigGAN-deep's thin checkpoint, original key -> array."""
-  path = request.path.parent.parent / "fixtures" / "biggan_deep_128_ch4.npz"
-  return state(path)
+  return fixture_files.state(fixture_files.arrays("biggan_deep_128_ch4.npz"))
 
 
 def test_formats_agree_and_bytes_repeat(thin, tmp_path):
@@ -154,11 +155,12 @@ def test_a_pytorch_file_without_torch(tmp_path, refused, monkeypatch):
   assert "needs torch" in line and "pip install" in line
 
 
-def test_a_tensorflow_folder(fixture, tmp_path, refused, capsys):
-  recorded = fixture("bigbigan_ch8.npz")
+def test_a_tensorflow_folder(tmp_path, refused, capsys):
+  recorded = fixture_files.path("bigbigan_ch8.npz")
   folder = tmp_path / "module" / "variables"
   folder.mkdir(parents=True)
-  variables = test_biggan_tf.tensorflow_file(state(recorded))
+  port = fixture_files.state(fixture_files.arrays(recorded.name))
+  variables = test_biggan_tf.tensorflow_file(port)
   test_tensor_bundle.write(folder / "variables", variables)
   outs = tmp_path / "tf.safetensors", tmp_path / "port.safetensors"
   base = ["--arch", "bigbigan", "--source"]
@@ -203,11 +205,11 @@ def invented(key, shape, random):
 @pytest.mark.slow
 @pytest.mark.parametrize("name, arch, count", RELEASED)
 def test_the_released_models_keys_at_full_size(
-  fixture, tmp_path, capsys, name, arch, count
+  tmp_path, capsys, name, arch, count
 ):
   """Every tensor of the real files, through the command, to one image."""
   random = np.random.default_rng(0)
-  lines = fixture(name).read_text().splitlines()
+  lines = fixture_files.path(name).read_text().splitlines()
   arrays = {
     key: invented(key, ast.literal_eval(shape), random)
     for key, shape in (line.split("\t") for line in lines)
@@ -277,8 +279,8 @@ def test_a_wrong_checkpoint_is_refused(thin, tmp_path, refused, change, words):
   assert not (tmp_path / "made").exists()
 
 
-def test_bad_words_are_refused(thin, fixture, tmp_path, refused):
-  whole = fixture("biggan_deep_128_ch4.npz")
+def test_bad_words_are_refused(thin, tmp_path, refused):
+  whole = fixture_files.path("biggan_deep_128_ch4.npz")
   out = tmp_path / "o.safetensors"
   (tmp_path / "cut.npz").write_bytes(whole.read_bytes()[:5000])
   (tmp_path / "text").write_text("no weights, but long enough to be read")

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +11,9 @@ import pytest
 
 from genrep_jax.lib import contracts, errors, rng
 from genrep_jax.views.latent import gaussian, independent, none
+from tests import fixture_files
 
-LAWS = np.load(
-  pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "latents.npz"
-)
+LAWS = fixture_files.arrays("latents.npz")
 META = json.loads(str(LAWS["meta"]))
 DIM, ANCHORS = 100, 2000
 

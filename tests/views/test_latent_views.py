@@ -21,10 +21,9 @@ from genrep_jax.views.latent import (
   mixture,
   none,
 )
+from tests import fixture_files
 
-LAWS = np.load(
-  pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "latents.npz"
-)
+LAWS = fixture_files.arrays("latents.npz")
 META = json.loads(str(LAWS["meta"]))
 REPO = pathlib.Path(__file__).resolve().parents[2]
 DIM, ANCHORS, SOME = 24, 4000, 200

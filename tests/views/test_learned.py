@@ -23,11 +23,6 @@ GENERATOR = contracts.Generator(
   (4, 4), 1, DIM, 0, None, None, lambda v, z, y: None
 )
 SMALL = (*support.SGD, "global_batch=8", "encoder.width=0.125")
-NO_PIXEL_VIEW = (
-  "views.pixel.name=none",
-  "views.pixel.mean=(0.5,)",
-  "views.pixel.std=(0.5,)",
-)
 
 
 def make(module, **options):
@@ -124,7 +119,7 @@ def adversarial_run(devices):
   program, _, state, frozen = support.open_program(
     support.tiny(
       *SMALL,
-      *NO_PIXEL_VIEW,
+      *support.NO_PIXEL_VIEW,
       "views.latent.name=adversarial",
       "views.latent.sigma=0.5",
       "views.latent.step_size=0.6",
@@ -174,7 +169,7 @@ def test_a_navigator_climbs_the_loss_and_the_encoder_descends():
   """With the encoder held still, its views get harder from step to step."""
   config = support.tiny(
     *SMALL,
-    *NO_PIXEL_VIEW,
+    *support.NO_PIXEL_VIEW,
     "optimizer.learning_rate=0.0",
     "sampler.num_anchors=8",
     "views.latent.name=navigator",

@@ -2,7 +2,6 @@
 
 import colorsys
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +9,9 @@ import numpy as np
 import pytest
 
 from genrep_jax.views.pixel import _ops
+from tests import fixture_files
 
-FIXTURE = np.load(
-  pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "augment.npz"
-)
+FIXTURE = fixture_files.arrays("augment.npz")
 META = json.loads(str(FIXTURE["meta"]))
 PARAMS = META["params"]
 OPS = ("brightness", "contrast", "saturation", "hue")

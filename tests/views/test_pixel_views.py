@@ -2,7 +2,6 @@
 
 import json
 import math
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +11,9 @@ import pytest
 
 from genrep_jax.lib import errors, mesh as mesh_lib, rng
 from genrep_jax.views.pixel import _pipeline, genrep, none
+from tests import fixture_files
 
-FIXTURE = np.load(
-  pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "augment.npz"
-)
+FIXTURE = fixture_files.arrays("augment.npz")
 CHAIN = json.loads(str(FIXTURE["meta"]))["params"]["img128/chain"]
 OPS = ("brightness", "contrast", "saturation", "hue")
 GRAY = {"mean": (0.5,), "std": (0.5,)}

@@ -4,7 +4,7 @@ import math
 
 import ml_collections
 
-from genrep_jax.lib import contracts, errors, plugins, weights
+from genrep_jax.lib import contracts, errors, plugins, rng, weights
 
 _ROOM = "views/latent"
 
@@ -22,6 +22,16 @@ def non_negative(view: str, cfg, key: str) -> float:
   if not (math.isfinite(value) and value >= 0):
     refuse(view, key, value, f"{key} >= 0")
   return value
+
+
+def gaussian(view: str, cfg):
+  """Makes w(key, shape) ~ N^t(0, sigma, t) of a view's sigma and truncation.
+
+  Raises:
+    UsageError: either is negative or not finite.
+  """
+  law = {key: non_negative(view, cfg, key) for key in ("sigma", "truncation")}
+  return lambda key, shape: rng.truncated_normal(key, shape, **law)
 
 
 def check_generator(path: str, file: str, wanted: str, generator_weights: str):

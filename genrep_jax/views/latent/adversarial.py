@@ -17,7 +17,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from genrep_jax.lib import contracts, rng
+from genrep_jax.lib import contracts
 from genrep_jax.views.latent import _options, _vectors
 
 
@@ -47,17 +47,16 @@ def make(cfg, generator: contracts.Generator) -> contracts.LearnedView:
   Raises:
     UsageError: an option out of range.
   """
-  sigma = _options.non_negative("adversarial", cfg, "sigma")
-  truncation = _options.non_negative("adversarial", cfg, "truncation")
+  noise = _options.gaussian("adversarial", cfg)
   step_size = _options.non_negative("adversarial", cfg, "step_size")
   num_steps = cfg.num_steps
   if int(num_steps) != num_steps or num_steps < 0:
     _options.refuse("adversarial", "num_steps", num_steps, "0, 1, 2, ...")
-  radius = sigma * math.sqrt(generator.latent_dim)
+  radius = float(cfg.sigma) * math.sqrt(generator.latent_dim)
 
   def apply(params, key, z, y):
     del params, y
-    w = rng.truncated_normal(key, z.shape, sigma=sigma, truncation=truncation)
+    w = noise(key, z.shape)
     return z + _vectors.into_ball(w, radius).astype(z.dtype)
 
   def search(slope, latents, anchors):

@@ -9,7 +9,7 @@ dimensions), z' stays where the prior has its mass, unlike z + w.
 
 import jax.numpy as jnp
 
-from genrep_jax.lib import contracts, rng
+from genrep_jax.lib import contracts
 from genrep_jax.views.latent import _options, _vectors
 
 
@@ -39,14 +39,12 @@ def make(cfg, generator: contracts.Generator) -> contracts.LatentView:
     UsageError: sigma or truncation is negative or not finite.
   """
   del generator
-  sigma = _options.non_negative("angular", cfg, "sigma")
-  truncation = _options.non_negative("angular", cfg, "truncation")
+  noise = _options.gaussian("angular", cfg)
 
   def view(key, z, y):
     del y
-    w = rng.truncated_normal(key, z.shape, sigma=sigma, truncation=truncation)
     anchor = z.astype(jnp.float32)
-    moved = anchor + w
+    moved = anchor + noise(key, z.shape)
     length = _vectors.norm(moved)
     scale = _vectors.norm(anchor) / jnp.where(length > 0, length, 1.0)
     return (moved * scale).astype(z.dtype)

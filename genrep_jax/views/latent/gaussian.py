@@ -5,7 +5,7 @@ code uses t = 2 and sigma = 0.2 for BigBiGAN, 1.0 for BigGAN-deep, and
 untruncated noise of standard deviation 0.5 (variance 0.25) for StyleGAN2 cars.
 """
 
-from genrep_jax.lib import contracts, rng
+from genrep_jax.lib import contracts
 from genrep_jax.views.latent import _options
 
 
@@ -35,12 +35,10 @@ def make(cfg, generator: contracts.Generator) -> contracts.LatentView:
     UsageError: sigma or truncation is negative or not finite.
   """
   del generator
-  sigma = _options.non_negative("gaussian", cfg, "sigma")
-  truncation = _options.non_negative("gaussian", cfg, "truncation")
+  noise = _options.gaussian("gaussian", cfg)
 
   def view(key, z, y):
     del y
-    w = rng.truncated_normal(key, z.shape, sigma=sigma, truncation=truncation)
-    return z + w.astype(z.dtype)
+    return z + noise(key, z.shape).astype(z.dtype)
 
   return view
