@@ -294,6 +294,14 @@ def costs(compiled) -> dict:
   if isinstance(analysis, list):  # one per program, in some versions
     analysis = analysis[0] if analysis else {}
   flops = analysis.get("flops")
+  peak = memory.peak_memory_in_bytes
+  if peak < memory.temp_size_in_bytes:  # the CPU's compiler leaves them out
+    peak = (
+      memory.argument_size_in_bytes
+      + memory.output_size_in_bytes
+      - memory.alias_size_in_bytes
+      + memory.temp_size_in_bytes
+    )
   return {
     "memory_bytes": {
       "arguments": memory.argument_size_in_bytes,
@@ -301,7 +309,7 @@ def costs(compiled) -> dict:
       "aliased": memory.alias_size_in_bytes,
       "temporaries": memory.temp_size_in_bytes,
       "code": memory.generated_code_size_in_bytes,
-      "peak": memory.peak_memory_in_bytes,
+      "peak": peak,
     },
     "flops": flops if flops and flops > 0 else None,
     "collectives": by_kind(collectives(compiled.as_text())),

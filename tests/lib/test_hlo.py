@@ -177,6 +177,13 @@ def test_one_device_needs_no_collective():
   assert "FLOPs/device" in text and "peak" in text
 
 
+def test_the_peak_holds_the_temporaries():
+  x = jnp.ones((512, 2))
+  cost = hlo.costs(jax.jit(lambda x: jnp.sin(x @ x.T) @ x).lower(x).compile())
+  memory = cost["memory_bytes"]
+  assert memory["peak"] >= memory["temporaries"] >= 512 * 512 * 4
+
+
 def test_describe_lists_the_kinds():
   lines = hlo.describe(compiled(8)).splitlines()
   assert lines[-1].split() == (
