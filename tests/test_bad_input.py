@@ -227,7 +227,8 @@ def test_disk_full_keeps_the_last_good_checkpoint(
     return real(self, step, state, **options)
 
   monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
-  words = tiny_words(run, "evaluations.knn.train_limit=200")
+  limits = [f"evaluations.{name}.train_limit=200" for name in ("knn", "linear")]
+  words = tiny_words(run, *limits)
   line = refused(capsys, monkeypatch, words)
   assert "No space left on device" in line
   assert [p.name for p in (run / "checkpoints").glob("[0-9]*")] == ["5"]

@@ -198,7 +198,7 @@ def test_pixel_view(name, channels):
   assert len(abstract.shape) == 3 and abstract.shape[-1] == channels
   shown = jax.jit(view)(KEY, image)
   same_bits(shown, jax.jit(view)(KEY, image))
-  batch = jax.vmap(view)(
+  batch = jax.jit(jax.vmap(view))(
     jnp.stack([KEY, jax.random.key(1)]), jnp.stack([image, image])
   )
   assert batch.shape == (2, *abstract.shape)
@@ -260,14 +260,17 @@ def test_objective(name, views):
 
   @jax.jit
   def apply(params, state):
-    return objective.apply(params, features, shown, target, state, KEY)
+    def f(params):
+      loss, *rest = objective.apply(params, features, shown, target, state, KEY)
+      return loss, rest
 
-  loss, extra, new_state = apply(params, state)
+    return jax.value_and_grad(f, has_aux=True)(params)
+
+  (loss, (extra, new_state)), grads = apply(params, state)
   assert loss.shape == () and loss.dtype == jnp.float32
   assert all(jnp.shape(value) == () for value in extra.values())
   assert jax.tree.structure(new_state) == jax.tree.structure(state)
-  same_bits(loss, apply(params, state)[0])
-  grads = jax.grad(lambda p: apply(p, state)[0])(params)
+  same_bits(loss, apply(params, state)[0][0])
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
   chance = objective.chance(6, views)
   assert chance is None or chance > 0

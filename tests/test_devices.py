@@ -39,10 +39,9 @@ SGD = (
     # but rounding: it is undone.
     ("encoder.norm=batch", "encoder.feature_norm=layer"),
     ("objective.name=supcon", "generator.num_classes=10"),
-    ("objective.name=multi_positive", "views.num_views=4"),
-    ("source.name=array",),
+    ("objective.name=multi_positive", "views.num_views=4", "source.name=mix"),
   ],
-  ids=["quickstart", "batch_norm", "supcon", "four_views", "array"],
+  ids=["quickstart", "batch_norm", "supcon", "four_views_of_a_mix"],
 )
 def test_eight_devices_equal_one(overrides):
   config = support.tiny(*SGD, "global_batch=32", *overrides)

@@ -134,10 +134,9 @@ def test_chunked_rendering_shows_the_same_images():
   np.testing.assert_allclose(chunked, whole, atol=1e-6)
 
 
-@pytest.mark.parametrize("views", [2, 3, 4])
-def test_the_step_accepts_more_views(views):
+def test_the_step_accepts_more_views():
   program, mesh, state, frozen = support.open_program(
-    support.tiny(f"views.num_views={views}", "global_batch=8")
+    support.tiny("views.num_views=3", "global_batch=8")
   )
   _, measured = step_lib.jit(program, mesh)(state, frozen)
   assert np.isfinite(float(measured.compute()["loss"]))

@@ -10,7 +10,11 @@ from PIL import Image
 from genrep_jax.tools import report, study
 from tests import support
 
-QUICK = ("evaluations.knn.train_limit=500", "total_steps=10")
+QUICK = (
+  "evaluations.knn.train_limit=500",
+  "evaluations.linear.train_limit=500",
+  "total_steps=10",
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,7 @@ def test_a_cpu_split_in_two_does_not_wait_for_itself_for_ever(tmp_path):
     *("cpu_devices=2", "total_steps=300", "log_every_steps=300"),
     *("checkpoint.every_steps=300", "report.floors=False"),
     "evaluations.knn.train_limit=200",
+    "evaluations.linear.train_limit=200",
     devices=0,
     timeout=200,
   )

@@ -18,6 +18,7 @@ from tests import support
 
 QUICK = (
   "evaluations.knn.train_limit=200",
+  "evaluations.linear.train_limit=200",
   "report.floors=False",
   "writers.tensorboard=False",
 )
