@@ -37,8 +37,6 @@ _cache = None
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   _cache = tempfile.mkdtemp(prefix="genrep_tests_cache_")
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
-  # Programs of less than a second, too: a process compiles dozens of them.
-  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def pytest_addoption(parser):

@@ -115,7 +115,10 @@ def command(*words, devices=1, **environment):
   """
   count = "--xla_force_host_platform_device_count"
   kept = [f for f in os.environ["XLA_FLAGS"].split() if count not in f]
-  env = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+  env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  # Processes repeat each other's programs, the small ones, too.
+  env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+  env |= environment
   if devices:
     kept.append(f"{count}={devices}")
   else:

@@ -37,11 +37,13 @@ SGD = (
     (),
     # With the features' batch norm after it, the last gain has no gradient
     # but rounding: it is undone.
-    ("encoder.norm=batch", "encoder.feature_norm=layer"),
-    ("objective.name=supcon", "generator.num_classes=10"),
+    (
+      *("encoder.norm=batch", "encoder.feature_norm=layer"),
+      *("objective.name=supcon", "generator.num_classes=10"),
+    ),
     ("objective.name=multi_positive", "views.num_views=4", "source.name=mix"),
   ],
-  ids=["quickstart", "batch_norm", "supcon", "four_views_of_a_mix"],
+  ids=["quickstart", "batch_norm_of_classes", "four_views_of_a_mix"],
 )
 def test_eight_devices_equal_one(overrides):
   config = support.tiny(*SGD, "global_batch=32", *overrides)

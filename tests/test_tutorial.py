@@ -162,6 +162,7 @@ def test_the_images_of_a_step_are_drawn_again(walked):
 def test_the_examples_of_every_room_keep_the_contracts(lab, tmp_path):
   del lab
   test_contracts.test_generator("my_lab.stripes")
+  test_contracts.test_generator_samples("my_lab.stripes")
   test_contracts.test_latent_view("my_lab.angular", tmp_path)
   test_contracts.test_pixel_view("my_lab.cutout", 3)
   test_contracts.test_encoder("my_lab.patches", jnp.float32)
