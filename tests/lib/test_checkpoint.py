@@ -1,5 +1,6 @@
 """Checkpoints: restored bit for bit, or refused; never silently wrong."""
 
+import gc
 import json
 import os
 import pathlib
@@ -18,8 +19,9 @@ import pytest
 
 from genrep_jax.lib import checkpoint, errors, mesh as meshes
 
-# An Orbax restore that fails leaves reads behind, whose callbacks then find
-# their event loop closed: noise on a thread, which pytest makes an error.
+# An Orbax restore that fails leaves reads behind: their callbacks find the
+# event loop closed, their coroutines complain when they are collected. pytest
+# makes both errors, of whichever test runs by then.
 pytestmark = pytest.mark.filterwarnings(
   "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
 )
@@ -28,11 +30,12 @@ _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _SIDE = {"config": {"seed": 1, "views": {"sigma": [0.5, 2.0]}}, "seed": 1}
 
 
-@pytest.fixture(autouse=True)
-def _late_callbacks(request):
+@pytest.fixture(autouse=True, scope="module")
+def _late_callbacks():
   yield
-  if "damage" in request.node.name:
-    time.sleep(0.1)  # let them come while the filter above holds
+  # Let them come while the filter above holds, not in the next file's tests.
+  time.sleep(0.5)
+  gc.collect()
 
 
 def _state(step, sharding=None, size=64):
