@@ -242,10 +242,12 @@ class Checkpoints:
     side = self._read_side(step)
     self._check_tree(step, side, target)
     filled = jax.tree.map(lambda x: None if _empty(x) else x, target)
-    state = self._manager().restore(
+    state = self._read(
       step,
-      args=ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(filled)}),
-    )[_STATE]
+      _STATE,
+      ocp.StandardCheckpointHandler,
+      ocp.args.StandardRestore(filled),
+    )
     leaves = iter(jax.tree.leaves(state))
 
     def refill(leaf):
@@ -255,10 +257,24 @@ class Checkpoints:
 
     return jax.tree.map(refill, target), side
 
+  def _read(self, step: int, item: str, handler, args):
+    """Reads an item of a step without a word to the other processes.
+
+    `CheckpointManager.restore` ends in a barrier, where the processes whose
+    part is sound would wait for one that has left with damage.
+    """
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=me, active_processes={me}
+    )
+    reading = handler(multiprocessing_options=alone)
+    with ocp.Checkpointer(reading, multiprocessing_options=alone) as reader:
+      return reader.restore(self._directory / str(step) / item, args=args)
+
   def _read_side(self, step: int) -> dict[str, Any]:
-    side = self._manager().restore(
-      step, args=ocp.args.Composite(**{_SIDE: ocp.args.JsonRestore()})
-    )[_SIDE]
+    side = self._read(
+      step, _SIDE, ocp.JsonCheckpointHandler, ocp.args.JsonRestore()
+    )
     if not isinstance(side, dict) or side.get("sha256") != side_file.seal(side):
       raise _Damaged("the side file differs from its sha256")
     if side.get("step") != step:

@@ -465,10 +465,11 @@ def _two_processes(directory, job):
 
 
 @pytest.mark.slow
-def test_two_processes_agree_on_what_is_damaged(tmp_path):
+@pytest.mark.parametrize("of", [0, 1])
+def test_two_processes_agree_on_what_is_damaged(tmp_path, of):
   _two_processes(tmp_path, "save")
   path = max(
-    (tmp_path / "2" / "state" / "ocdbt.process_1").rglob("d/*"),
+    (tmp_path / "2" / "state" / f"ocdbt.process_{of}").rglob("d/*"),
     key=lambda path: path.stat().st_size,
   )
   _flip(path, path.stat().st_size // 2)
