@@ -25,7 +25,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from genrep_jax.encoders import _layers
-from genrep_jax.lib import contracts, errors
+from genrep_jax.lib import contracts, errors, maxima
 
 _CHANNELS = (16, 64, 128)
 _QUADRANTS = 2  # per side
@@ -125,7 +125,7 @@ class _Small(_layers.Layers):
 
 def _quadrant_maxima(x):
   """Maxima over the cells of a 2x2 grid on [n h w d]; odd sides overlap."""
-  _, height, width, _ = x.shape
+  n, height, width, d = x.shape
 
   def halves(size):
     return [
@@ -134,7 +134,7 @@ def _quadrant_maxima(x):
     ]
 
   return [
-    x[:, rows, columns].max(axis=(1, 2))
+    maxima.largest(x[:, rows, columns].reshape(n, -1, d), 1)
     for rows in halves(height)
     for columns in halves(width)
   ]

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import jax
 
+from genrep_jax.lib import maxima
+
 Fields = Mapping[str, tuple[int, ...]]
 
 
@@ -35,5 +37,6 @@ def uniform(z: jax.Array) -> jax.Array:
 
 def stretch(image: jax.Array) -> jax.Array:
   """Maps the smallest value of an image to -1 and the largest to 1."""
-  low, high = image.min(), image.max()
+  flat = image.ravel()
+  low, high = -maxima.largest(-flat, 0), maxima.largest(flat, 0)
   return 2 * (image - low) / (high - low) - 1
