@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from genrep_jax.lib import options as options_lib
+
 Array = jax.Array
 Tree = Any  # a pytree of arrays
 
@@ -33,6 +35,11 @@ class Generator:
     encode_latent: (variables, z [n sample_dim], y int32 [n]) -> latents float32
       [n latent_dim]: what a drawn z is in the space that T_z moves (StyleGAN2's
       w). None: z is that latent, and sample_dim is latent_dim.
+    train_apply: (variables, z [n sample_dim], y [n]) -> (images [n h w c],
+      variables whose statistics have seen this batch), for games that train
+      it; None: it cannot be trained.
+    sha256: of the weights it runs with, filled in when they are read; "":
+      random ones. A view that belongs to a generator's weights compares it.
   """
 
   resolution: tuple[int, int]
@@ -43,6 +50,8 @@ class Generator:
   sample: Callable[[Array], tuple[Array, Array]]
   apply: Callable[[Tree, Array, Array], Array]
   encode_latent: Callable[[Tree, Array, Array], Array] | None = None
+  train_apply: Callable[[Tree, Array, Array], tuple[Array, Tree]] | None = None
+  sha256: str = ""
 
   @property
   def sample_dim(self) -> int:
@@ -86,11 +95,27 @@ class LearnedView:
   search: Callable[..., tuple[Array, Mapping[str, Array]]] | None = None
 
 
-# T_x, `views/pixel/<name>.py: make(cfg)`:
-# (key, image [h w c] in [-1, 1]) -> view [h' w' c], normalised; sizes static.
-# Where the views of an anchor differ, the module also has
-# `make_for_view(cfg, number)`; the last views may have another, smaller size.
+# One view's T_x: (key, image [h w c] in [-1, 1]) -> view [h' w' c], normalized;
+# sizes static.
 PixelView = Callable[[Array, Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelViews:
+  """T_x: `views/pixel/<name>.py: make(cfg, image_shape, num_views)`.
+
+  Attributes:
+    views: a PixelView for each of the `num_views` views of an anchor; views
+      that share one function are augmented in one call. The last ones may have
+      another, smaller size than the first: local crops.
+    mean: 1 or c numbers; what the encoder is shown is
+      ((x + 1) / 2 - mean) / std, in training and in evaluation.
+    std: likewise.
+  """
+
+  views: Sequence[PixelView]
+  mean: Sequence[float] = (0.5,)
+  std: Sequence[float] = (0.5,)
 
 
 class Features(NamedTuple):
@@ -216,49 +241,319 @@ class Dataset:
   test: Split
 
 
-# An evaluation, `evaluations/<name>.py: make(cfg, encode, mesh) -> run`:
-# `encode(variables, images float32 [n h w c] in [-1, 1]) -> features [n f]` is
-# jit-able; `run(variables)` yields (metric name, value), and the metric's name
-# carries its protocol, e.g. "knn20_accuracy".
-Evaluation = Callable[[Tree], Iterable[tuple[str, float]]]
+Draws = Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Where images come from: `sources/<name>.py: make(cfg, given) -> Source`.
+
+  Attributes:
+    image_shape: (h, w, c) of its images.
+    num_classes: k of the labels that all its images carry; 0: none do.
+    epoch_size: anchors of one epoch; 0: there is no end.
+    frozen: pytree of numpy arrays that it reads and nobody changes.
+    draw: (step, frozen) -> Draws: everything random that is neither T_z nor
+      T_x, a function of the seed and the global sample index. Of each anchor
+      "index" uint32 [b]; "labels" int32 [b]; and where it has latents "anchor"
+      uint32 [b], which one it is, and "anchors" [b latent_dim].
+    show: (draws, latents [b r latent_dim] or None, frozen) -> images
+      [b r h w c], float32 in [-1, 1].
+    facts: lines of the start banner, {what: value}.
+    generator: whose latents T_z moves; None: there are none.
+    differentiable: all images are the generator's, so that an objective may
+      differentiate through `show`, and all latents are those of the images.
+  """
+
+  image_shape: tuple[int, int, int]
+  num_classes: int
+  epoch_size: int
+  frozen: Tree
+  draw: Callable[[Array, Tree], Draws]
+  show: Callable[[Draws, Array | None, Tree], Array]
+  facts: Mapping[str, str]
+  generator: Generator | None = None
+  differentiable: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+  """What a source is made from.
+
+  Attributes:
+    seed: of the run.
+    batch: b.
+    split: shards arrays over the devices by their first axis.
+    generator: if the source's `NEEDS` name it, else None; likewise:
+    variables: its weights, numpy.
+    render: (variables, latents [b r latent_dim], y [b]) -> images [b r h w c].
+    latents: {"z": [N latent_dim], "y": [N]} to take in turn, or None.
+    num_anchors: size of a virtual data set of latents; 0: endless.
+    dataset: real images, a Dataset.
+  """
+
+  seed: int
+  batch: int
+  split: Callable[[Tree], Tree]
+  generator: Generator | None = None
+  variables: Tree = None
+  render: Callable[[Tree, Array, Array], Array] | None = None
+  latents: Mapping[str, Any] | None = None
+  num_anchors: int = 0
+  dataset: Dataset | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """What an evaluation may ask of a trained program.
+
+  Attributes:
+    encode: (variables, images float32 [n h w c] in [-1, 1]) -> features [n f],
+      jit-able; a row depends on its own image only. None: nothing encodes.
+    generate: (variables, index uint32 [n]) -> (images [n h w c] in [-1, 1],
+      labels int32 [n]), jit-able; None: nothing generates.
+    channels: c of the images.
+  """
+
+  encode: Callable[[Tree, Array], Array] | None = None
+  generate: Callable[[Tree, Array], tuple[Array, Array]] | None = None
+  channels: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """One way to judge: `evaluations/<name>.py: make(cfg, model, mesh)`.
+
+  Attributes:
+    run: variables -> (metric, value) pairs. A metric's name carries its
+      protocol, e.g. "knn20_accuracy"; the trainer puts the entry's name before
+      it: "knn/knn20_accuracy".
+    headline: the metric that tables, studies and plots show.
+    requires: fields of Model that must be there.
+    unit: of the headline; "%" shows a share as percent.
+    about: one line on the protocol and the data, for reports.
+    floors: encoders that a trained one must beat and that are judged by the
+      same code: {name of the row: a Model without variables}.
+  """
+
+  run: Callable[[Tree], Iterable[tuple[str, float]]]
+  headline: str
+  requires: frozenset[str] = frozenset({"encode"})
+  unit: str = "%"
+  about: str = ""
+  floors: Mapping[str, Model] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """What the loop runs: the one XLA program of a training job or of a game.
+  """What the loop runs: `programs/<name>.py: make(run) -> Program`.
+
+  `run` is a genrep_jax.run.Run, which makes every part of a config when it is
+  first asked for.
 
   Attributes:
     init: () -> state; jit-able; `state.step` is an int32 scalar.
     step: (state, frozen) -> (state, clu metrics collection); pure, not jitted.
     frozen: pytree of numpy or jax arrays that no step changes (generator
       weights, resident real images); passed, not donated, never closed over.
-    frozen_shardings: pytree (prefix) of shardings of `frozen`.
+    shardings: of the state and of `frozen`, one for both; everything that
+      places or compiles reads it here.
     examples_per_step: anchors (or real images) one step consumes.
-    images_per_step: images one step shows to the trained network.
+    images_per_step: images one step shows to the trained networks.
     total_steps: length of the run.
-    encode: (variables, images [n h w c]) -> features [n f], or None.
-    encoder_variables: state -> the variables `encode` wants, or None.
     preview: (state, frozen) -> {picture name: images [rows columns h w c] in
-      [-1, 1]}, what the trained network is shown or what a game draws.
+      [-1, 1]}, what the trained networks are shown or draw.
     facts: lines of the start banner, {what: value}.
-    image_shape: (h, w, c) of the images before T_x, or None; `encode` takes
-      images of as many channels.
-    exports: state -> {file name: (tree of arrays, metadata)}, what a finished
-      run leaves in its workdir as safetensors for other runs.
+    model: what evaluations may ask of it.
+    variables: state -> the variables that `model` wants.
+    export: (state, frozen) -> {file name: (tree of arrays, metadata)}, what a
+      finished run leaves in its workdir as safetensors: "encoder.safetensors",
+      "generator.safetensors", a trained view's own.
+    measure: (state, frozen) -> {metric: value}, once at the end, beside the
+      evaluations; metrics are named as theirs are.
+    chance: loss of a network that has learned nothing, or None.
   """
 
   init: Callable[[], Tree]
   step: Callable[[Tree, Tree], tuple[Tree, Any]]
   frozen: Tree
-  frozen_shardings: Tree
+  shardings: Any
   examples_per_step: int
   images_per_step: int
   total_steps: int
   preview: Callable[[Tree, Tree], Mapping[str, Array]]
   facts: Mapping[str, str]
-  encode: Callable[[Tree, Array], Array] | None = None
-  encoder_variables: Callable[[Tree], Tree] | None = None
-  image_shape: tuple[int, int, int] | None = None
-  exports: Callable[[Tree], Mapping[str, tuple[Tree, Mapping[str, Any]]]] = (
-    lambda state: {}
+  model: Model = Model()
+  variables: Callable[[Tree], Tree] = lambda state: {}
+  export: Callable[[Tree, Tree], Mapping[str, tuple[Tree, Mapping]]] = (
+    lambda state, frozen: {}
+  )
+  measure: Callable[[Tree, Tree], Mapping[str, float]] = (
+    lambda state, frozen: {}
+  )
+  chance: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Converter:
+  """The hook `CONVERTER`: reads published weights under their own keys.
+
+  Attributes:
+    convert: (arrays {key: numpy array}, **options) -> (variables, options of
+      the plug-in that the weights were made with). Refuses any key it does not
+      know (lib/sources.py).
+    options: keyword options of `convert`, declared.
+    from_tensorflow: arrays of a TensorFlow checkpoint -> those that `convert`
+      reads; None: it takes them as they are.
+    parameters: the plug-in's options -> number of parameters as published.
+    truncation: which of `options` --truncation means; "": none.
+  """
+
+  convert: Callable[..., tuple[Tree, Mapping[str, Any]]]
+  options: Mapping[str, options_lib.Option] = dataclasses.field(
+    default_factory=dict
+  )
+  from_tensorflow: Callable[[Mapping], Mapping] | None = None
+  parameters: Callable[[Mapping], int] | None = None
+  truncation: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Exporter:
+  """One value of the hook `EXPORTERS`: an encoder in another library's terms.
+
+  Attributes:
+    arrays: (options, variables) -> {key: contiguous numpy array}, the other
+      library's state_dict.
+    source: (options, image_shape) -> a Python module's source whose class
+      `Encoder()` loads these arrays and returns the features; "" where the
+      other library has the network itself.
+    network: options -> that library's name of the network, e.g. "resnet50".
+  """
+
+  arrays: Callable[[Mapping, Tree], Mapping[str, Any]]
+  source: Callable[[Mapping, tuple[int, int, int]], str] | None = None
+  network: Callable[[Mapping], str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+  """What the modules of a room are.
+
+  A module of a room has `make` and, if it has options, `OPTIONS`, {name:
+  lib.options.Option}. Nothing else of it is looked up by name but the hooks
+  that are listed here.
+
+  Attributes:
+    path: config entry that names its plug-ins.
+    make: signature of `make`, in words.
+    returns: type of what `make` returns; None: a function.
+    shared: options of every plug-in of the room, because others read them.
+    hooks: module attributes that are optional, {name: type}.
+  """
+
+  path: str
+  make: str
+  returns: Any = None
+  shared: options_lib.Options = dataclasses.field(default_factory=dict)
+  hooks: Mapping[str, type] = dataclasses.field(default_factory=dict)
+
+
+_o = options_lib
+ROOMS = {
+  "programs": Room("program", "make(run)", Program),
+  "sources": Room(
+    "source", "make(cfg, given)", Source, hooks={"NEEDS": frozenset}
+  ),
+  "generators": Room(
+    "generator",
+    "make(cfg, *, dtype)",
+    Generator,
+    shared={
+      "weights": _o.text(
+        "", "safetensors file, asset:NAME or hf://...; empty: random weights"
+      ),
+      "sha256": _o.text(
+        "",
+        "of that file; empty: not checked, and said so",
+        only=("64 hexadecimal digits or empty", lambda x: _is_sha256(x)),
+      ),
+      "render_chunk": _o.integer(
+        0, "rendered at once, over all devices; 0: all", low=0, unit="images"
+      ),
+    },
+    hooks={"CONVERTER": Converter},
+  ),
+  "views/latent": Room("views.latent", "make(cfg, generator)"),
+  "views/pixel": Room(
+    "views.pixel", "make(cfg, image_shape, num_views)", PixelViews
+  ),
+  "encoders": Room(
+    "encoder",
+    "make(cfg, *, dtype)",
+    Encoder,
+    shared={
+      "weights": _o.text(
+        "", "job=evaluate: a safetensors file instead of a checkpoint"
+      ),
+      "sha256": _o.text(
+        "",
+        "of that file; empty: not checked",
+        only=("64 hexadecimal digits or empty", lambda x: _is_sha256(x)),
+      ),
+    },
+    hooks={"CONVERTER": Converter, "EXPORTERS": Mapping},
+  ),
+  "objectives": Room(
+    "objective", "make(cfg, heads)", Objective, hooks={"CONVERTER": Converter}
+  ),
+  "optimizers": Room(
+    "optimizer",
+    "make(cfg, schedule, decayed)",
+    shared={
+      "learning_rate": _o.number(0.03, "before the schedule", low=0),
+      "weight_decay": _o.number(1e-4, "of the weights, per update", low=0),
+      "decay_exclude": _o.patterns(
+        (),
+        "parameters that are not decayed, on names as encoder/conv0/kernel; "
+        "GenRep decays all, LARS wants ('bias', 'scale')",
+      ),
+      "clip_norm": _o.number(
+        0.0, "of the whole gradient, before decay; 0: off", low=0
+      ),
+    },
+  ),
+  "schedules": Room(
+    "schedule",
+    "make(cfg, *, warmup_steps, total_steps, steps_per_epoch)",
+    shared={
+      "warmup_steps": _o.integer(
+        0, "linear, before all else; at most one of the two", low=0, unit="steps"
+      ),
+      "warmup_epochs": _o.number(0.0, "the same", low=0, unit="epochs"),
+      "warmup_start_fraction": _o.number(
+        0.0, "of the learning rate, at step 0", low=0, high=1
+      ),
+    },
+  ),
+  "data": Room("data", "make(cfg)", Dataset),
+  "evaluations": Room(
+    "evaluations",
+    "make(cfg, model, mesh)",
+    Evaluation,
+    shared={
+      "every_steps": _o.integer(
+        -1,
+        "-1: evaluate_every_steps; 0: only at the end",
+        low=-1,
+        unit="steps",
+      ),
+    },
+  ),
+}
+
+
+def _is_sha256(word: str) -> bool:
+  return not word or len(word) == 64 and set(word.lower()) <= set(
+    "0123456789abcdef"
   )

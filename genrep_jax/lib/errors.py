@@ -10,6 +10,14 @@ class UsageError(ValueError):
   """Bad input. Its message is one line: what was given, what is allowed."""
 
 
+class PluginError(UsageError):
+  """A plug-in failed, or returned what its contract does not allow.
+
+  Its message names the plug-in; its cause is the plug-in's own exception, whose
+  traceback `--debug` shows.
+  """
+
+
 class Diverged(RuntimeError):
   """A loss or gradient left the finite numbers; the message names the step."""
 
