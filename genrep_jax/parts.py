@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from genrep_jax.encoders import heads
 from genrep_jax.lib import (
   contracts,
   errors,
   frozen as frozen_lib,
+  heads,
   latents,
   optim,
   plugins,

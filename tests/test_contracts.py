@@ -13,8 +13,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.encoders import heads
-from genrep_jax.lib import contracts, errors, mesh as mesh_lib, plugins
+from genrep_jax.lib import contracts, errors, heads, mesh as mesh_lib, plugins
 from genrep_jax.views import steering, walks
 
 # What a plug-in needs beyond its defaults to be made at all.

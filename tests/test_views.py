@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from genrep_jax import parts as parts_lib
-from genrep_jax.encoders import heads, small as small_encoder
+from genrep_jax.encoders import small as small_encoder
 from genrep_jax.generators import small
-from genrep_jax.lib import configs, errors, rng
+from genrep_jax.lib import configs, errors, heads, rng
 from genrep_jax.objectives import simclr
 from genrep_jax.tools import render
 from tests import support

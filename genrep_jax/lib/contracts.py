@@ -186,7 +186,7 @@ class Target(NamedTuple):
 class Objective:
   """A training objective: `objectives/<name>.py: make(cfg, heads)`.
 
-  `heads` is the module `encoders.heads`, handed in because rooms do not import
+  `heads` is the module `lib.heads`, handed in because rooms do not import
   each other. Sees GLOBAL arrays under jit: no axis names, no gathers.
 
   Attributes:

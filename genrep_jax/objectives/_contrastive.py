@@ -234,7 +234,7 @@ def make_objective(cfg, heads, *, use_labels: bool, min_views: int):
 
   Args:
     cfg: see `default_config`.
-    heads: the module `encoders.heads`.
+    heads: the module `lib.heads`.
     use_labels: positives share a label, instead of an anchor.
     min_views: smallest V with positives in every batch.
 

@@ -58,7 +58,7 @@ def make(cfg, heads):
 
   Args:
     cfg: options as `complete` leaves them.
-    heads: the module `encoders.heads`.
+    heads: the module `lib.heads`.
 
   Returns:
     The Objective. Metrics of a term have its label before them, and so has its

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrep_jax.encoders import heads
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, heads
 
 _KEY = jax.random.key(0)
 _X = np.random.default_rng(0).normal(size=(6, 2, 5)).astype(np.float32)

@@ -10,8 +10,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.encoders import heads, resnet
-from genrep_jax.lib import errors, mesh
+from genrep_jax.encoders import resnet
+from genrep_jax.lib import errors, heads, mesh
 from tests import fixture_files
 
 _KEY = jax.random.key(0)

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from genrep_jax import step as step_lib
-from genrep_jax.encoders import heads
 from genrep_jax.generators import small
-from genrep_jax.lib import contracts
+from genrep_jax.lib import contracts, heads
 from genrep_jax.objectives import autoencoder
 from tests import support
 

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from genrep_jax import parts, state as state_lib, step as step_lib
-from genrep_jax.encoders import heads
 from genrep_jax.generators import small
 from genrep_jax.lib import (
   contracts,
   errors,
+  heads,
   mesh as mesh_lib,
   trees,
   weights,

@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.encoders import heads
+from genrep_jax.lib import heads
 from genrep_jax.objectives import multi_positive, simclr, supcon
 
 _loss = jax.jit(functools.partial(multi_positive.loss, temperature=0.2))

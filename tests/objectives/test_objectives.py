@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from genrep_jax import parts
-from genrep_jax.encoders import heads
 from genrep_jax.generators import small
-from genrep_jax.lib import contracts, errors, mesh as mesh_lib, plugins
+from genrep_jax.lib import contracts, errors, heads, mesh as mesh_lib, plugins
 from genrep_jax.objectives import (
   amdim,
   autoencoder,

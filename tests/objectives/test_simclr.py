@@ -8,8 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.encoders import heads
-from genrep_jax.lib import contracts, errors
+from genrep_jax.lib import contracts, errors, heads
 from genrep_jax.objectives import _contrastive, simclr
 
 _jit = functools.partial(

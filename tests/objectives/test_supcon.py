@@ -7,8 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from genrep_jax.encoders import heads
-from genrep_jax.lib import contracts
+from genrep_jax.lib import contracts, heads
 from genrep_jax.objectives import simclr, supcon
 
 _loss = jax.jit(functools.partial(supcon.loss, temperature=0.2))

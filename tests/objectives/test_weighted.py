@@ -6,8 +6,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.encoders import heads
-from genrep_jax.lib import configs, contracts, errors
+from genrep_jax.lib import configs, contracts, errors, heads
 from genrep_jax.objectives import simclr, supcon, weighted
 from tests import support
 
