@@ -1,13 +1,13 @@
 """Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), all of it, from the idx files.
 
-60,000 training and 10,000 test images, 28x28x1, 10 classes; MIT licence,
+60,000 training and 10,000 test images, 28x28x1, 10 classes; MIT license,
 (c) 2017 Zalando SE. The folder holds the four files of the official
 distribution, gzipped or not; `apt-get install dataset-fashion-mnist` puts them
 into the default `data_dir`. Nothing is downloaded.
 """
 
 from genrep_jax.data import _idx
-from genrep_jax.lib import contracts, errors
+from genrep_jax.lib import contracts, errors, options
 
 CLASS_NAMES = (
   "T-shirt/top",
@@ -39,19 +39,18 @@ SHA256 = {
 }
 
 
-def default_config() -> dict:
-  """Lists the options and their defaults."""
-  return {
-    "name": "fashion_mnist",
-    "data_dir": "/usr/share/datasets/fashion-mnist",  # the four idx files
-  }
+OPTIONS = {
+  "data_dir": options.text(
+    "/usr/share/datasets/fashion-mnist", "folder of the four idx files"
+  ),
+}
 
 
 def make(cfg) -> contracts.Dataset:
   """Loads Fashion-MNIST.
 
   Args:
-    cfg: `data_dir`.
+    cfg: `OPTIONS`.
 
   Returns:
     The data set: train [60000 28 28 1], test [10000 28 28 1].

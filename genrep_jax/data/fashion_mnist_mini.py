@@ -1,7 +1,7 @@
 """A class-balanced 5,000 / 2,000 part of Fashion-MNIST, in the package.
 
 The first 500 training and the first 200 test images of every class, in the
-order of the full set. MIT licence, (c) 2017 Zalando SE: the notice is in
+order of the full set. MIT license, (c) 2017 Zalando SE: the notice is in
 assets/fashion_mnist_mini.md. `python -m genrep_jax.tools.make_mini_set`
 rewrites the file from the full set.
 """
@@ -22,11 +22,6 @@ PATH = (
   / "fashion_mnist_mini.npz"
 )
 SHA256 = "ef89a187881fc7f3f81209ad7c4e5c16dabefc5aabd6806793e297eb13739277"
-
-
-def default_config() -> dict:
-  """Lists the options and their defaults."""
-  return {"name": "fashion_mnist_mini"}
 
 
 def make(cfg) -> contracts.Dataset:

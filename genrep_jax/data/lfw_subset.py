@@ -1,6 +1,6 @@
 """Faces and other patches: scikit-image's lfw_subset, 200 real images.
 
-100 grey faces of Labeled Faces in the Wild (Huang et al. 2007) and 100 patches
+100 gray faces of Labeled Faces in the Wild (Huang et al. 2007) and 100 patches
 of its backgrounds, 25 x 25 pixels, which scikit-image carries in its package:
 `pip install -e '.[faces]'`. Even images train, odd ones test. So small a test
 set tells an accuracy to within some 4 points at best (one standard deviation of
@@ -10,38 +10,36 @@ not a benchmark.
 
 import numpy as np
 
-from genrep_jax.lib import contracts, errors
+from genrep_jax.lib import contracts, errors, options
 
 CLASS_NAMES = ("face", "background")
 _FACES = 100  # stand first
 
 
-def default_config() -> dict:
-  """Lists the options and their defaults."""
-  return {
-    "name": "lfw_subset",
-    "image_px": 32,  # the 25 px are resized to so many (bicubic)
-    "channels": 3,  # grey, repeated as often
-  }
+OPTIONS = {
+  "image_px": options.integer(
+    32,
+    "the 25 px are resized to so many (bicubic)",
+    low=1,
+    high=1024,
+    unit="px",
+  ),
+  "channels": options.one_of(3, (1, 3), "gray, repeated as often"),
+}
 
 
 def make(cfg) -> contracts.Dataset:
   """Loads the 200 images.
 
   Args:
-    cfg: the options of `default_config`.
+    cfg: `OPTIONS`.
 
   Returns:
     The data set: train and test [100 image_px image_px channels].
 
   Raises:
-    UsageError: impossible options, or scikit-image is not installed.
+    UsageError: scikit-image is not installed.
   """
-  if cfg.image_px < 1 or cfg.channels not in (1, 3):
-    raise errors.UsageError(
-      f"data: lfw_subset: image_px {cfg.image_px} must be >= 1 and channels "
-      f"{cfg.channels} 1 or 3"
-    )
   try:
     from skimage import data
   except ImportError as error:

@@ -24,7 +24,7 @@ from genrep_jax.lib import contracts, errors
 
 _DATA_DIR = flags.DEFINE_string(
   "data_dir",
-  fashion_mnist.default_config()["data_dir"],
+  fashion_mnist.OPTIONS["data_dir"].default,
   "Folder with the four idx files of Fashion-MNIST.",
 )
 _OUT = flags.DEFINE_string("out", None, "File to write (.npz).", required=True)

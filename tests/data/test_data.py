@@ -1,8 +1,9 @@
-"""What the room offers to every data set: load, digest, balanced_indices."""
+"""What the room offers to every data set: load, check, digest, balance."""
 
 import dataclasses
+import sys
+import types
 
-import ml_collections
 import numpy as np
 import pytest
 
@@ -58,19 +59,120 @@ def test_balanced_indices_takes_all(count):
   )
 
 
-def test_load_makes_each_config_once(monkeypatch):
+def test_load_makes_each_entry_once(monkeypatch):
   monkeypatch.setattr(data, "_cache", {})
-  one = data.load(ml_collections.ConfigDict({"name": "fashion_mnist_mini"}))
-  two = data.load(ml_collections.ConfigDict({"name": "fashion_mnist_mini"}))
-  assert one is two
+  one = data.load({"name": "fashion_mnist_mini"})
+  assert data.load({"name": "fashion_mnist_mini"}) is one
   with pytest.raises(errors.UsageError, match="no such folder: '/nowhere'"):
-    data.load(
-      ml_collections.ConfigDict(
-        {"name": "fashion_mnist", "data_dir": "/nowhere"}
-      )
+    data.load({"name": "fashion_mnist", "data_dir": "/nowhere"})
+
+
+@pytest.mark.parametrize(
+  "entry, expected",
+  [
+    ({}, "here.name: given ''; allowed: fashion_mnist, fashion_mnist_mini"),
+    ({"name": "mnist"}, "here.name: given 'mnist'"),
+    ({"name": "tfds", "limits": 1}, "here.limits: unknown option"),
+    ({"name": "tfds", "limit": -1}, "here.limit: given -1; allowed: an int"),
+  ],
+)
+def test_load_names_the_key(entry, expected):
+  with pytest.raises(errors.UsageError) as caught:
+    data.load(entry, path="here")
+  assert expected in str(caught.value)
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 3, 1)).astype("uint8")
+LABELS = np.arange(6) % 3
+GOOD = {"train": (IMAGES, LABELS), "test": (IMAGES[:4], LABELS[:4])}
+
+
+@pytest.fixture
+def plug_in(monkeypatch):
+  """Gives (options of a Dataset) -> an entry whose plug-in returns it."""
+  monkeypatch.setattr(data, "_cache", {})
+  lab = types.ModuleType("my_lab")
+  lab.x = types.ModuleType("my_lab.x")
+  monkeypatch.setitem(sys.modules, "my_lab", lab)
+  monkeypatch.setitem(sys.modules, "my_lab.x", lab.x)
+
+  def use(num_classes=3, class_names=(), **splits):
+    splits = {
+      name: contracts.Split(*pair) for name, pair in {**GOOD, **splits}.items()
+    }
+    lab.x.make = lambda cfg: contracts.Dataset(
+      "mine", num_classes, class_names, **splits
     )
+    return {"name": "my_lab.x"}
+
+  return use
 
 
-def test_load_without_a_name_lists_what_exists():
-  with pytest.raises(errors.UsageError, match="empty.*fashion_mnist_mini"):
-    data.load(ml_collections.ConfigDict({"name": ""}))
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_labels_of_any_integer_type_are_kept(plug_in, dtype):
+  labels = LABELS.astype(dtype)
+  made = data.load(plug_in(train=(IMAGES, labels)))
+  assert made.train.labels is labels and made.train.images is IMAGES
+  colors = np.repeat(IMAGES, 3, axis=-1)
+  data.load(plug_in(train=(colors, LABELS), test=(colors, LABELS)))
+
+
+@pytest.mark.parametrize(
+  "wrong, expected",
+  [
+    ({"num_classes": 1}, "num_classes 1; allowed: an integer >= 2"),
+    ({"num_classes": 3.0}, "num_classes 3.0; allowed: an integer >= 2"),
+    ({"num_classes": -3}, "num_classes -3; allowed: an integer >= 2"),
+    ({"num_classes": 4}, "no train image of class 3; allowed: images of every"),
+    ({"class_names": ("a",)}, "class_names ('a',); allowed: 3 names, or ()"),
+    ({"train": (IMAGES, LABELS - 1)}, "train labels in -1..1; allowed: 0..2"),
+    ({"train": (IMAGES, LABELS + 1)}, "train labels in 1..3; allowed: 0..2"),
+    ({"test": (IMAGES, LABELS + 1)}, "test labels in 1..3; allowed: 0..2"),
+    ({"train": (IMAGES, LABELS * 0)}, "no train image of class 1; allowed:"),
+    (
+      {"train": (IMAGES, np.maximum(LABELS, 1))},
+      "no train image of class 0; allowed: images of every class 0..2",
+    ),
+    (
+      {"train": (IMAGES, LABELS.astype("float32"))},
+      "train labels float32[6]; allowed: numpy integers [N]",
+    ),
+    (
+      {"train": (IMAGES, LABELS == 0)},
+      "train labels bool[6]; allowed: numpy integers [N]",
+    ),
+    ({"train": (IMAGES, LABELS[:5])}, "[5]; allowed: [6], one for each image"),
+    ({"test": (IMAGES, LABELS[:, None])}, "[6, 1]; allowed: [6], one for"),
+    ({"train": (IMAGES, list(LABELS))}, "train labels list; allowed: numpy"),
+    ({"train": (list(IMAGES), LABELS)}, "train images list; allowed: numpy"),
+    (
+      {"test": (IMAGES / np.float32(255), LABELS)},
+      "test images float32[6, 4, 3, 1]; allowed: numpy uint8 [N h w c]",
+    ),
+    ({"train": (IMAGES[..., 0], LABELS)}, "uint8[6, 4, 3]; allowed: [N h w c]"),
+    (
+      {"train": (np.repeat(IMAGES, 2, axis=-1), LABELS)},
+      "uint8[6, 4, 3, 2]; allowed: [N h w c], N h w >= 1 and c 1 or 3",
+    ),
+    ({"test": (IMAGES[:0], LABELS[:0])}, "test images uint8[0, 4, 3, 1]"),
+    (
+      {"test": (IMAGES[:, :3], LABELS)},
+      "test images (3, 3, 1); allowed: the shape of the train images",
+    ),
+  ],
+)
+def test_what_a_plug_in_returns_is_checked(plug_in, wrong, expected):
+  with pytest.raises(errors.PluginError) as caught:
+    data.load(plug_in(**wrong))
+  (line,) = str(caught.value).splitlines()
+  assert line.startswith("plug-in my_lab.x returned ") and expected in line
+
+
+def test_splits_are_splits_and_data_sets_data_sets(plug_in):
+  entry = plug_in()
+  sys.modules["my_lab.x"].make = lambda cfg: tiny(test=(IMAGES, LABELS))
+  with pytest.raises(errors.PluginError, match="test tuple; allowed: a contr"):
+    data.load(entry)
+  sys.modules["my_lab.x"].make = lambda cfg: None
+  with pytest.raises(errors.PluginError, match="returned NoneType; allowed"):
+    data.load(entry)

@@ -3,12 +3,11 @@
 import gzip
 import hashlib
 
-import ml_collections
 import numpy as np
 import pytest
 
 from genrep_jax.data import fashion_mnist
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, plugins
 
 TRAIN, TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
 
@@ -46,12 +45,12 @@ def write(folder, contents, *, zipped=True):
       (folder / f"{name}.gz").write_bytes(gzip.compress(content))
     else:
       (folder / name).write_bytes(content)
-  return ml_collections.ConfigDict({"data_dir": str(folder)})
+  return {"name": "fashion_mnist", "data_dir": str(folder)}
 
 
 def refused(cfg):
   with pytest.raises(errors.UsageError) as caught:
-    fashion_mnist.make(cfg)
+    plugins.make("data", cfg)
   message = str(caught.value)
   assert "\n" not in message
   return message
@@ -59,7 +58,7 @@ def refused(cfg):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_reads_what_was_written(files, tmp_path, zipped):
-  dataset = fashion_mnist.make(write(tmp_path, files, zipped=zipped))
+  dataset = plugins.make("data", write(tmp_path, files, zipped=zipped))
   for split, name in ((dataset.train, TRAIN), (dataset.test, TEST)):
     count = {TRAIN: 7, TEST: 5}[name]
     assert split.images.shape == (count, 4, 3, 1)
@@ -81,7 +80,7 @@ def test_names_every_missing_file_and_the_folder(files, tmp_path):
 
 @pytest.mark.parametrize("data_dir", ["", "/nowhere"])
 def test_no_such_folder(data_dir):
-  message = refused(ml_collections.ConfigDict({"data_dir": data_dir}))
+  message = refused({"name": "fashion_mnist", "data_dir": data_dir})
   assert f"no such folder: {data_dir!r}" in message
 
 

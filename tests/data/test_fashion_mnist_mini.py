@@ -5,22 +5,24 @@ import pathlib
 import subprocess
 import sys
 
-import ml_collections
 import numpy as np
 import pytest
 
 from genrep_jax import data
 from genrep_jax.data import fashion_mnist, fashion_mnist_mini
-from genrep_jax.lib import contracts, errors
+from genrep_jax.lib import contracts, errors, plugins
 from genrep_jax.tools import make_mini_set
 
-CFG = ml_collections.ConfigDict(fashion_mnist_mini.default_config())
 NOTICE = fashion_mnist_mini.PATH.with_suffix(".md")
-DEBIAN = pathlib.Path(fashion_mnist.default_config()["data_dir"])
+DEBIAN = pathlib.Path(plugins.defaults("data", "fashion_mnist")["data_dir"])
+
+
+def make(name="fashion_mnist_mini"):
+  return plugins.make("data", {"name": name})
 
 
 def test_shapes_balance_and_size():
-  dataset = fashion_mnist_mini.make(CFG)
+  dataset = make()
   for split, per_class in ((dataset.train, 500), (dataset.test, 200)):
     assert split.images.shape == (10 * per_class, 28, 28, 1)
     assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
@@ -30,7 +32,7 @@ def test_shapes_balance_and_size():
 
 
 def test_no_test_image_is_a_training_image():
-  dataset = fashion_mnist_mini.make(CFG)
+  dataset = make()
   train = {image.tobytes() for image in dataset.train.images}
   assert not any(image.tobytes() in train for image in dataset.test.images)
 
@@ -39,7 +41,7 @@ def test_notice_records_licence_and_digests():
   text = NOTICE.read_text()
   assert "2017 Zalando SE" in text and "Permission is hereby granted" in text
   assert fashion_mnist_mini.SHA256 in text
-  assert data.digest(fashion_mnist_mini.make(CFG)) in text
+  assert data.digest(make()) in text
 
 
 def test_another_file_is_refused(tmp_path, monkeypatch):
@@ -49,10 +51,10 @@ def test_another_file_is_refused(tmp_path, monkeypatch):
   path.write_bytes(content)
   monkeypatch.setattr(fashion_mnist_mini, "PATH", path)
   with pytest.raises(errors.UsageError, match="wrong sha256: got .*expected"):
-    fashion_mnist_mini.make(CFG)
+    make()
   path.unlink()
   with pytest.raises(errors.UsageError, match="unreadable: No such file"):
-    fashion_mnist_mini.make(CFG)
+    make()
 
 
 def full_set(per_class):
@@ -82,11 +84,9 @@ def test_tool_takes_the_first_of_each_class():
   not DEBIAN.is_dir(), reason=f"no {DEBIAN}: Debian's dataset-fashion-mnist"
 )
 def test_embedded_set_follows_the_rule():
-  full = fashion_mnist.make(
-    ml_collections.ConfigDict(fashion_mnist.default_config())
-  )
+  full = make("fashion_mnist")
   mini = make_mini_set.choose(full)
-  embedded = fashion_mnist_mini.make(CFG)
+  embedded = make()
   for split in ("train", "test"):
     for new, old in zip(getattr(mini, split), getattr(embedded, split)):
       np.testing.assert_array_equal(new, old)
@@ -100,7 +100,7 @@ def test_tool_writes_what_can_be_read(tmp_path, monkeypatch):
   sha256 = hashlib.sha256(out.read_bytes()).hexdigest()
   monkeypatch.setattr(fashion_mnist_mini, "PATH", out)
   monkeypatch.setattr(fashion_mnist_mini, "SHA256", sha256)
-  written = fashion_mnist_mini.make(CFG)
+  written = make()
   assert sha256 in printed and data.digest(written) in printed
   assert data.digest(written) == data.digest(make_mini_set.choose(full))
   with pytest.raises(errors.UsageError, match="cannot write .*No such file"):

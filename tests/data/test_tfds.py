@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from genrep_jax.data import tfds as tfds_data
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, plugins
 
 # Importing tensorflow_datasets and what it imports warns on its own account.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -17,12 +17,16 @@ COUNTS = {"train": 23, "test": 9}
 
 
 def config(**changes):
-  return ml_collections.ConfigDict({**tfds_data.default_config(), **changes})
+  return ml_collections.ConfigDict(plugins.defaults("data", "tfds") | changes)
+
+
+def make(**changes):
+  return plugins.make("data", {"name": "tfds", **changes})
 
 
 def refused(**changes):
   with pytest.raises(errors.UsageError) as caught:
-    tfds_data.make(config(**changes))
+    make(**changes)
   message = str(caught.value)
   assert "\n" not in message
   return message
@@ -76,9 +80,7 @@ def as_set(split):
 
 
 def test_content_equals_what_was_prepared(prepared):
-  dataset = tfds_data.make(
-    config(dataset="tiny_shapes", data_dir=str(prepared))
-  )
+  dataset = make(dataset="tiny_shapes", data_dir=str(prepared))
   assert dataset.num_classes == 2
   assert dataset.class_names == ("round", "square")
   for split, name in ((dataset.train, "train"), (dataset.test, "test")):
@@ -93,15 +95,13 @@ def test_content_equals_what_was_prepared(prepared):
 
 def test_limit_split_expressions_and_size(prepared):
   where = {"dataset": "tiny_shapes", "data_dir": str(prepared)}
-  full = tfds_data.make(config(**where))
-  part = tfds_data.make(
-    config(**where, train_split="train[10:]", limit=4, image_px=4)
-  )
+  full = make(**where)
+  part = make(**where, train_split="train[10:]", limit=4, image_px=4)
   assert part.train.images.shape == part.test.images.shape == (4, 4, 4, 3)
   np.testing.assert_array_equal(part.train.labels, full.train.labels[10:14])
 
 
-def test_resize_crops_the_centre():
+def test_resize_crops_the_center():
   wide = np.zeros((8, 24, 3), np.uint8)
   wide[:4, 8:16] = 200  # the central square: bright above, darker below
   wide[4:, 8:16] = 100
@@ -112,9 +112,9 @@ def test_resize_crops_the_centre():
   square = wide[:, 8:16]
   same = tfds_data._image(square, config(image_px=8))
   np.testing.assert_array_equal(same, square)
-  grey = tfds_data._image(square[..., 0], config(image_px=4))
+  gray = tfds_data._image(square[..., 0], config(image_px=4))
   np.testing.assert_allclose(
-    grey[..., 0], image[:, 1:3].mean((1, 2))[:, None].repeat(4, 1), atol=12
+    gray[..., 0], image[:, 1:3].mean((1, 2))[:, None].repeat(4, 1), atol=12
   )
 
 
@@ -122,7 +122,7 @@ def test_official_names_through_mock_data():
   import tensorflow_datasets as tfds
 
   with tfds.testing.mock_data(num_examples=11):
-    dataset = tfds_data.make(config(dataset="cifar10"))
+    dataset = make(dataset="cifar10")
     assert "set data.image_px" in refused(
       dataset="imagenet2012", test_split="validation"
     )
@@ -141,13 +141,13 @@ def test_unprepared_set_shows_the_command(tmp_path):
 @pytest.mark.parametrize(
   "changes, expected",
   [
-    ({}, "data.dataset is empty"),
+    ({}, "data.dataset: given ''; allowed: a TFDS name"),
     ({"dataset": "no_such_set"}, "no such data set: 'no_such_set'"),
     ({"dataset": "cifar10:9.9.9"}, "only: 3.0.2"),
     ({"dataset": "cifar10", "label_key": "y"}, "features: id, image, label"),
     ({"dataset": "cifar10", "label_key": "id"}, "'id' is not a class label"),
-    ({"dataset": "cifar10", "image_px": -1}, "image_px=-1"),
-    ({"dataset": "cifar10", "limit": -1}, "limit=-1"),
+    ({"dataset": "cifar10", "image_px": -1}, "image_px: given -1; allowed"),
+    ({"dataset": "cifar10", "limit": -1}, "limit: given -1; allowed"),
   ],
 )
 def test_bad_input(changes, expected, tmp_path):
@@ -173,16 +173,15 @@ def test_damaged_record_is_named(prepared, tmp_path):
 
 def test_runs_where_tensorflow_cannot_be_imported(prepared):
   program = f"""
-import importlib.machinery, sys, ml_collections
+import importlib.machinery, sys
 find = importlib.machinery.PathFinder.find_spec
 def hiding(name, path=None, target=None):
   return None if name.startswith("tensorflow.") or name == "tensorflow" \\
     else find(name, path, target)
 importlib.machinery.PathFinder.find_spec = hiding
-from genrep_jax.data import tfds
-cfg = tfds.default_config() | dict(
-  dataset="tiny_shapes", data_dir={str(prepared)!r})
-print(tfds.make(ml_collections.ConfigDict(cfg)).train.images.shape)
+from genrep_jax import data
+cfg = dict(name="tfds", dataset="tiny_shapes", data_dir={str(prepared)!r})
+print(data.load(cfg).train.images.shape)
 """
   done = subprocess.run(
     [sys.executable, "-c", program], capture_output=True, text=True
