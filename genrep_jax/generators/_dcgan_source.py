@@ -24,7 +24,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from genrep_jax.lib import errors, sources
+from genrep_jax.lib import errors, foreign
 
 BATCH_NORM_EPSILON = 1e-5  # torch's default
 _NORM = ("weight", "bias", "running_mean", "running_var")
@@ -180,7 +180,7 @@ def expected_keys(
 
 def parameter_count(options: Mapping) -> int:
   """Counts the parameters of the network as PyTorch's examples build it."""
-  return sources.count(
+  return foreign.count(
     expected_keys(options), rf"running_(mean|var)$|{_COUNTER}$"
   )
 
@@ -222,7 +222,7 @@ def convert(
   naming = _naming(arrays)
   options = _options(arrays, naming, num_classes)
   what = f"dcgan, {options['resolution']} px, widths {options['widths']}"
-  sources.check(what, arrays, expected_keys(options, naming))
+  foreign.check(what, arrays, expected_keys(options, naming))
   variables = {}
   for i, conv in enumerate(naming.convs):
     kernel = np.asarray(arrays[f"{conv}.weight"], np.float64)

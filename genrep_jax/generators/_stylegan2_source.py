@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from genrep_jax.generators import _stylegan2_ops as ops
-from genrep_jax.lib import errors, sources
+from genrep_jax.lib import errors, foreign
 
 LAYOUTS = ("nvidia", "rosinality")
 MAPPING_RATE = 0.01  # learning rate multiplier of the mapping network
@@ -234,7 +234,7 @@ def _rosinality_keys(options):
 
 def parameter_count(options: Mapping) -> int:
   """Counts the parameters, of NVIDIA's module: no average of w, no noise."""
-  return sources.count(
+  return foreign.count(
     _nvidia_keys(options), r"w_avg$|noise_const$|resample_filter$"
   )
 
@@ -297,7 +297,7 @@ def convert(
   layout = _layout(arrays)
   options = _options(arrays, layout)
   what = f"stylegan2 ({layout}), {options['resolution']} px"
-  sources.check(what, arrays, expected_keys(options, layout))
+  foreign.check(what, arrays, expected_keys(options, layout))
   _check_filters(arrays)
   if truncation_psi != 1 and not options["w_average"]:
     raise errors.UsageError(

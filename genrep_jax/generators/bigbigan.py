@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genrep_jax.generators import _biggan
-from genrep_jax.lib import errors, sources
+from genrep_jax.lib import errors, foreign
 from genrep_jax.lib.contracts import Generator
 
 _START_PX = 4
@@ -241,7 +241,7 @@ def expected_keys(
 
 def parameter_count(options: Mapping) -> int:
   """Counts the parameters of the original, whose constant is one row."""
-  return sources.count(
+  return foreign.count(
     expected_keys(options, shared_rows=1), r"\.(s?[uv]0|stored_(mean|var))$"
   )
 
@@ -287,7 +287,7 @@ def convert(
   _check(options)
   rows = size(arrays, "shared.weight", 0, _SHARED_ROWS)
   what = f"bigbigan, ch {options['ch']}"
-  sources.check(what, arrays, expected_keys(options, shared_rows=rows))
+  foreign.check(what, arrays, expected_keys(options, shared_rows=rows))
 
   def folded(name):
     weight = arrays[f"{name}.weight"]
@@ -337,7 +337,7 @@ def from_tensorflow(
   arrays: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
   """Brings TensorFlow Hub's variables under `convert`'s keys (`_biggan_tf`)."""
-  from genrep_jax.generators import _biggan_tf  # which imports this file
+  from genrep_jax.generators.contrib import biggan_tf as _biggan_tf
 
   return _biggan_tf.bigbigan_from_tf(arrays)
 

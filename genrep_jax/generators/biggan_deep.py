@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genrep_jax.generators import _biggan
-from genrep_jax.lib import errors, rng, sources
+from genrep_jax.lib import errors, foreign, rng
 from genrep_jax.lib.contracts import Generator
 
 _START_PX = 4
@@ -271,7 +271,7 @@ def expected_keys(options: Mapping) -> dict[str, tuple[int, ...]]:
 
 def parameter_count(options: Mapping) -> int:
   """Counts the parameters of the published model (all `ch` RGB outputs)."""
-  return sources.count(
+  return foreign.count(
     expected_keys(options), r"\.(weight_[uv]|running_(means|vars))$"
   )
 
@@ -354,7 +354,7 @@ def convert(
   options = _infer(arrays, truncation)
   _check(options)
   what = f"biggan_deep, {options['resolution']} px, ch {options['ch']}"
-  sources.check(what, arrays, expected_keys(options))
+  foreign.check(what, arrays, expected_keys(options))
 
   def folded(name):
     weight, u, v = (arrays[f"{name}.weight_{part}"] for part in ("orig", *"uv"))
@@ -407,6 +407,6 @@ def convert(
 
 def from_tensorflow(arrays: Mapping[str, np.ndarray]):
   """Refuses TensorFlow Hub's variables, and says why (`_biggan_tf`)."""
-  from genrep_jax.generators import _biggan_tf
+  from genrep_jax.generators.contrib import biggan_tf as _biggan_tf
 
   return _biggan_tf.biggan_deep_from_tf(arrays)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genrep_jax.lib import errors, sources, weights as weights_lib
+from genrep_jax.lib import errors, foreign, weights as weights_lib
 
 MIN_PX = 16  # four poolings halve the image
 WIDTHS = (64,) * 2 + (128,) * 2 + (256,) * 3 + (512,) * 6  # of VGG-16
@@ -193,7 +193,7 @@ def convert(arrays: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
     int(np.size(arrays.get(f"{_original(name)}.bias", np.zeros(width))))
     for name, width in zip(_CONVS, WIDTHS, strict=True)
   ]
-  sources.check("LPIPS of VGG-16", arrays, expected_keys(widths))
+  foreign.check("LPIPS of VGG-16", arrays, expected_keys(widths))
   for leaf, wanted in (("shift", _SHIFT), ("scale", _SCALE)):
     found = np.ravel(arrays[f"scaling_layer.{leaf}"])
     if not np.allclose(found, wanted, atol=1e-6):

@@ -106,8 +106,7 @@ def _options(flags, arch, module) -> dict:
 
 def _open(flags):
   """Reads the source; returns (arrays, format, its sha256)."""
-  from genrep_jax.lib import weights
-  from genrep_jax.tools import _sources
+  from genrep_jax.lib import foreign, weights
 
   path = flags.source
   weights.check_pinned(path, flags.sha256)
@@ -116,13 +115,13 @@ def _open(flags):
   )
   if flags.sha256 and not path.exists():
     raise errors.UsageError(f"source: no file {str(path)!r}")
-  digest = _sources.sha256(path) if flags.sha256 else None
+  digest = foreign.sha256(path) if flags.sha256 else None
   if digest and digest != flags.sha256.lower():
     raise errors.UsageError(
       f"source: {flags.source} has sha256 {digest}, not {flags.sha256}"
     )
-  arrays, kind = _sources.read(path)
-  return arrays, kind, digest or _sources.sha256(path)
+  arrays, kind = foreign.read(path)
+  return arrays, kind, digest or foreign.sha256(path)
 
 
 def _list(flags) -> int:
@@ -138,8 +137,7 @@ def _convert(flags) -> int:
   import jax
   import ml_collections
 
-  from genrep_jax.lib import trees, weights
-  from genrep_jax.tools import _sources
+  from genrep_jax.lib import foreign, trees, weights
 
   room, name, module = resolve(flags.arch)
   options = _options(flags, flags.arch, module)
@@ -153,7 +151,7 @@ def _convert(flags) -> int:
       )
     arrays = module.from_tensorflow(arrays)
   else:
-    arrays = _sources.select(arrays, flags.subtree)
+    arrays = foreign.select(arrays, flags.subtree)
   variables, made = module.convert(arrays, **options)
   entry = ml_collections.ConfigDict(module.default_config() | made)
   made = {"name": name, **{k: v for k, v in made.items() if k != "name"}}

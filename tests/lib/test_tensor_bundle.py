@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrep_jax.lib import _crc32c, errors, tensor_bundle
+from genrep_jax.lib import errors
+from genrep_jax.lib.contrib import crc32c, tensor_bundle
 from tests import fixture_files
 
 _RECORDED = fixture_files.path("tf_bundle")
@@ -176,15 +177,15 @@ def same(got, want):
 )
 def test_crc32c_of_the_standard(data, crc):
   assert slow_crc32c(data) == crc  # so the writer's own is right, too
-  assert _crc32c.crc32c(data) == crc
+  assert crc32c.crc32c(data) == crc
 
 
 def test_crc32c_of_every_length_and_over_pieces(monkeypatch):
-  monkeypatch.setattr(_crc32c, "_PIECE", 8)  # words, 32 bytes
+  monkeypatch.setattr(crc32c, "_PIECE", 8)  # words, 32 bytes
   data = np.random.default_rng(0).integers(0, 256, 140, np.uint8)
   for length in range(len(data)):
     part = data[length % 5 :][:length]
-    assert _crc32c.crc32c(part) == slow_crc32c(part.tobytes()), length
+    assert crc32c.crc32c(part) == slow_crc32c(part.tobytes()), length
 
 
 def test_a_bundle_comes_back_bit_for_bit(tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from genrep_jax.lib import weights
-from genrep_jax.tools import _sources, convert_weights, render
+from genrep_jax.lib import foreign, weights
+from genrep_jax.tools import convert_weights, render
 from tests import fixture_files, support
 from tests.generators import test_biggan_tf
 from tests.lib import test_tensor_bundle
@@ -130,9 +130,9 @@ def test_pytorch_files(thin, tmp_path, refused):
   tensors = {key: torch.from_numpy(x) for key, x in thin.items()}
   wrapped = {"g_ema": tensors, "optimizer": {"step": torch.ones(3)}, "n": 7}
   torch.save(wrapped, tmp_path / "a.pt")
-  arrays, kind = _sources.read(tmp_path / "a.pt")
+  arrays, kind = foreign.read(tmp_path / "a.pt")
   assert kind == "torch" and "optimizer/step" in arrays
-  chosen = _sources.select(arrays)
+  chosen = foreign.select(arrays)
   assert set(chosen) == set(thin)
   np.testing.assert_array_equal(chosen[NAME], thin[NAME])
 
@@ -235,14 +235,14 @@ def test_list_names_every_tensor(thin, tmp_path, capsys):
 
 def test_a_subtree_is_chosen_or_named(tmp_path):
   arrays = {"g_ema/a": 1, "d/a": 2, "latent_avg": 3}
-  assert _sources.select(arrays) == {"a": 1, "latent_avg": 3}
-  assert _sources.select(arrays, ["d"]) == {"a": 2}
+  assert foreign.select(arrays) == {"a": 1, "latent_avg": 3}
+  assert foreign.select(arrays, ["d"]) == {"a": 2}
   for wanted, words in ((["e"], "d, g_ema"), (["d", "g_ema"], "in two")):
     with pytest.raises(ValueError, match=words):
-      _sources.select(arrays, wanted)
-  assert _sources.select({"x/a": 1, "y": 2}) == {"x/a": 1, "y": 2}
-  assert _sources.select({"state/g_ema/a": 1, "state/n": 2}) == {"a": 1}
-  assert _sources.select({"s/t/a": 1}, ["s/t"]) == {"a": 1}
+      foreign.select(arrays, wanted)
+  assert foreign.select({"x/a": 1, "y": 2}) == {"x/a": 1, "y": 2}
+  assert foreign.select({"state/g_ema/a": 1, "state/n": 2}) == {"a": 1}
+  assert foreign.select({"s/t/a": 1}, ["s/t"]) == {"a": 1}
 
 
 def test_every_generator_but_our_own_can_be_converted():

@@ -22,7 +22,8 @@ from collections.abc import Iterable, Iterator
 import jax.numpy as jnp
 import numpy as np
 
-from genrep_jax.lib import _crc32c, errors
+from genrep_jax.lib import errors
+from genrep_jax.lib.contrib import crc32c
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48  # bytes: two block handles, padding, the magic number
@@ -265,7 +266,7 @@ def _block(data: bytes, offset: int, size: int) -> bytes:
       f"a block of {size} bytes at {offset} reaches beyond the file"
     )
   (stored,) = struct.unpack_from("<I", data, end + 1)
-  if _crc32c.masked(_crc32c.crc32c(data[offset : end + 1])) != stored:
+  if crc32c.masked(crc32c.crc32c(data[offset : end + 1])) != stored:
     raise ValueError(f"checksum of the block at byte {offset} is wrong")
   if data[end]:
     kind = {1: "Snappy"}.get(data[end], f"method {data[end]}")
@@ -375,6 +376,6 @@ def _read_tensor(prefix, shards: int, name: str, entry: _Entry) -> np.ndarray:
     raise _fault(file, f"is missing; it holds {name!r}") from error
   except OSError as error:
     raise _fault(file, error.strerror or str(error)) from error
-  if _crc32c.masked(_crc32c.crc32c(data)) != entry.checksum:
+  if crc32c.masked(crc32c.crc32c(data)) != entry.checksum:
     raise _fault(file, f"is damaged: checksum of {name!r} is wrong")
   return data.view(dtype).reshape(entry.shape)

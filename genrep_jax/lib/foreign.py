@@ -1,17 +1,22 @@
-"""Reads foreign checkpoints: safetensors, npz, PyTorch, TensorFlow.
+"""Foreign checkpoints: read without running code, and checked strictly.
 
-Nothing here runs code from a file. Nested dictionaries of a PyTorch file are
-flattened, `{"g_ema": {"a.weight": x}}` to `{"g_ema/a.weight": x}`.
+Formats are safetensors, npz, PyTorch and TensorFlow. Nested dictionaries of a
+PyTorch file are flattened, `{"g_ema": {"a.weight": x}}` to `{"g_ema/a.weight":
+x}`. A checkpoint has every key and every shape that is expected, and no NaN.
 """
 
+import difflib
 import hashlib
+import math
 import pathlib
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from genrep_jax.lib import errors, tensor_bundle
+from genrep_jax.lib import errors, weights
+from genrep_jax.lib.contrib import tensor_bundle
 
 FORMATS = (
   "safetensors, .npz, PyTorch (.pt .pth .bin .tar), a TensorFlow checkpoint "
@@ -21,6 +26,72 @@ FORMATS = (
 _SUBTREES = ("g_ema", "G_ema", "netG_state_dict", "state_dict", "state")
 # Belongs to a model but stands beside it: rosinality's average of w.
 _BESIDE = ("latent_avg",)
+_NAMED = 3  # of each fault; more are counted
+
+
+def check(
+  what: str,
+  arrays: Mapping[str, np.ndarray],
+  expected: Mapping[str, tuple[int, ...]],
+) -> None:
+  """Refuses a checkpoint unless its keys and shapes are exactly the expected.
+
+  Args:
+    what: what it should be, for the message, e.g. "biggan_deep, 128 px".
+    arrays: the checkpoint, key -> array.
+    expected: key -> shape.
+
+  Raises:
+    UsageError: one line that names the first three missing, unexpected and
+      mis-shaped keys, and those that hold a NaN or an infinity.
+  """
+  missing = [key for key in expected if key not in arrays]
+  extra = [key for key in arrays if key not in expected]
+  faults = [_list("missing", [_renamed(key, extra) for key in missing])]
+  faults.append(_list("unexpected", extra))
+  shapes = [
+    f"{key} {tuple(arrays[key].shape)} instead of {tuple(shape)}"
+    for key, shape in expected.items()
+    if key in arrays and tuple(arrays[key].shape) != tuple(shape)
+  ]
+  faults.append(_list("mis-shaped", shapes))
+  strange = [
+    key
+    for key, x in arrays.items()
+    if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all()
+  ]
+  faults.append(_list("not finite", strange))
+  faults = [fault for fault in faults if fault]
+  if faults:
+    raise errors.UsageError(f"source: not {what}: {'; '.join(faults)}")
+
+
+def count(expected: Mapping[str, tuple[int, ...]], buffers: str) -> int:
+  """Counts a checkpoint's parameters, as papers and `parameters()` do.
+
+  Args:
+    expected: key -> shape.
+    buffers: regular expression of the keys that hold none: statistics, vectors
+      of spectral norms, constant filters.
+  """
+  return sum(
+    math.prod(shape)
+    for key, shape in expected.items()
+    if not re.search(buffers, key)
+  )
+
+
+def _renamed(key, candidates):
+  near = difflib.get_close_matches(key, candidates, n=1, cutoff=0.8)
+  return f"{key} (is it {near[0]}?)" if near else key
+
+
+def _list(fault, names):
+  if not names:
+    return ""
+  more = len(names) - _NAMED
+  rest = f" and {more} more" if more > 0 else ""
+  return f"{fault} {', '.join(names[:_NAMED])}{rest}"
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
@@ -144,8 +215,6 @@ def _damaged(path, error):
 
 
 def _read_safetensors(path):
-  from genrep_jax.lib import weights
-
   # numpy's own functions do not all know bfloat16
   return {
     key: x.astype(np.float32) if x.dtype.name == "bfloat16" else x

@@ -30,7 +30,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from genrep_jax.generators import _biggan, bigbigan
-from genrep_jax.lib import errors, sources
+from genrep_jax.lib import errors, foreign
 
 _PREFIX = "GenEncWrapper/Generator/"
 _AVERAGE = "/ema_0.9999"
@@ -134,7 +134,7 @@ def bigbigan_from_tf(
     if name not in averaged and not re.search(_UNUSED, name)
   }
   what = f"TensorFlow's bigbigan, ch {options['ch']}, under {_PREFIX}"
-  sources.check(what, found, shapes)
+  foreign.check(what, found, shapes)
   chunk = options["latent_dim"] // _CHUNKS
   port = {key: np.zeros((1,), np.float32) for key in keys}
   for key in stored:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from genrep_jax.lib import errors, sources
+from genrep_jax.lib import errors, foreign
 
 EXPECTED = {"conv.weight": (3, 2), "conv.bias": (3,), "norm.scale": (5,)}
 
@@ -15,7 +15,7 @@ def arrays(**changes):
 
 
 def test_the_expected_checkpoint_passes():
-  sources.check("toy", arrays(), EXPECTED)
+  foreign.check("toy", arrays(), EXPECTED)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_expected_checkpoint_passes():
 )
 def test_faults_are_named(changes, words):
   with pytest.raises(errors.UsageError) as refused:
-    sources.check("toy", arrays(**changes), EXPECTED)
+    foreign.check("toy", arrays(**changes), EXPECTED)
   assert "\n" not in str(refused.value)
   for word in words:
     assert word in str(refused.value)

@@ -1,0 +1,1 @@
+"""Conversions of released files that were never seen here."""

@@ -1,0 +1,1 @@
+"""Readers of formats whose released files were never seen here."""
