@@ -1,7 +1,5 @@
-"""Frozen image generators: (variables, z, y) -> images in [-1, 1].
+"""Image generators: (variables, latents, y) -> images in [-1, 1].
 
 A module that defines `make(cfg, *, dtype)` and returns a
 `lib.contracts.Generator` is a generator; its name is what a config calls it.
-One that also defines `module(cfg)`, returning its linen module, can be trained
-by the GAN game.
 """

@@ -17,27 +17,46 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genrep_jax.lib import errors, rng
+from genrep_jax.lib import options, rng
 from genrep_jax.lib.contracts import Generator
 
 _EMBEDDING_DIM = 32  # length of the class embedding appended to z
+_LARGEST_PX = 2048
 
-# Options that may differ from those the weights were made with (lib/frozen.py).
-FREE_OPTIONS = ("truncation",)  # of the latents
-
-
-def default_config() -> dict:
-  """Returns the config keys of this generator: 28x28x1, unconditional."""
-  return {
-    "name": "small",
-    "num_classes": 0,  # 0 = unconditional
-    "latent_dim": 64,
-    "truncation": 2.0,  # z ~ N^t(0, 1, truncation); 0 = uncut
-    "channels": 1,
-    "base_px": 7,  # the output is base_px * 2**len(widths) pixels wide
-    "widths": (64, 32),  # channels of the map at 7x7, at 14x14, ...
-    "extra_convs": (0, 1),  # further 3x3 convolutions at each resolution
-  }
+OPTIONS = {
+  "num_classes": options.integer(
+    0, "0: unconditional", low=0, high=65536, bound=True
+  ),
+  "latent_dim": options.integer(
+    64, "length of z", low=1, high=65536, bound=True
+  ),
+  "truncation": options.number(
+    2.0, "z ~ N^t(0, 1, truncation); 0: uncut", low=0
+  ),
+  "channels": options.one_of(1, (1, 3), "of the images", bound=True),
+  "base_px": options.integer(
+    7,
+    "side of the first map; that of the images is base_px * 2**len(widths)",
+    low=1,
+    high=256,
+    unit="px",
+    bound=True,
+  ),
+  "widths": options.several(
+    (64, 32),
+    options.integer(low=1, high=16384),
+    "channels of the map at base_px, at twice base_px, ...",
+    least=1,
+    bound=True,
+  ),
+  "extra_convs": options.several(
+    (0, 1),
+    options.integer(low=0, high=16),
+    "further 3x3 convolutions at each resolution",
+    least=1,
+    bound=True,
+  ),
+}
 
 
 def depth_to_space(x: jax.Array) -> jax.Array:
@@ -55,7 +74,7 @@ class ModulatedBatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x, condition, train):
-    """Normalises x [n h w c] and modulates it by condition [n d]."""
+    """Normalizes x [n h w c] and modulates it by condition [n d]."""
     channels = x.shape[-1]
     x = nn.BatchNorm(
       use_running_average=not train,
@@ -72,7 +91,7 @@ class ModulatedBatchNorm(nn.Module):
 
 
 class SmallGenerator(nn.Module):
-  """The network; see the module docstring and `default_config`."""
+  """The network; see the module docstring and `OPTIONS`."""
 
   num_classes: int
   channels: int
@@ -121,51 +140,12 @@ class SmallGenerator(nn.Module):
     return jnp.tanh(x.astype(jnp.float32))
 
 
-def module(cfg, *, dtype=jnp.float32) -> SmallGenerator:
-  """Returns the linen module, for a game that trains it.
-
-  Args:
-    cfg: a config with the keys of `default_config`.
-    dtype: compute type; variables are float32.
-
-  Raises:
-    UsageError: sizes that do not fit together.
-  """
-  widths, extra = tuple(cfg.widths), tuple(cfg.extra_convs)
-  if not widths or len(widths) != len(extra):
-    raise errors.UsageError(
-      f"generator.small: widths {widths} and extra_convs {extra} must have "
-      "the same length, at least 1"
-    )
-  if cfg.channels not in (1, 3):
-    raise errors.UsageError(
-      f"generator.small: channels {cfg.channels} must be 1 or 3"
-    )
-  if cfg.num_classes < 0 or cfg.latent_dim < 1 or cfg.base_px < 1:
-    raise errors.UsageError(
-      f"generator.small: num_classes {cfg.num_classes} must be >= 0, "
-      f"latent_dim {cfg.latent_dim} and base_px {cfg.base_px} >= 1"
-    )
-  if cfg.truncation < 0:
-    raise errors.UsageError(
-      f"generator.small: truncation {cfg.truncation} must be >= 0 (0 = uncut)"
-    )
-  return SmallGenerator(
-    num_classes=cfg.num_classes,
-    channels=cfg.channels,
-    base_px=cfg.base_px,
-    widths=widths,
-    extra_convs=extra,
-    dtype=dtype,
-  )
-
-
 def make(cfg, *, dtype=jnp.float32) -> Generator:
-  """Makes the frozen generator.
+  """Makes the generator, which can be trained.
 
   Args:
-    cfg: a config with the keys of `default_config`.
-    dtype: compute type; images are float32.
+    cfg: a checked entry with the keys of `OPTIONS`.
+    dtype: compute type; variables and images are float32.
 
   Returns:
     A Generator whose variables are {"params", "batch_stats"}.
@@ -173,8 +153,24 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
   Raises:
     UsageError: sizes that do not fit together.
   """
-  net = module(cfg, dtype=dtype)
-  side = cfg.base_px * 2 ** len(net.widths)
+  widths, extra = tuple(cfg.widths), tuple(cfg.extra_convs)
+  if len(extra) != len(widths):
+    options.refuse(
+      "generator.extra_convs", extra, f"as many as widths has, {len(widths)}"
+    )
+  side = cfg.base_px * 2 ** len(widths)
+  if side > _LARGEST_PX:
+    options.refuse(
+      "generator.widths", widths, f"base_px * 2**len(widths) <= {_LARGEST_PX}"
+    )
+  net = SmallGenerator(
+    num_classes=cfg.num_classes,
+    channels=cfg.channels,
+    base_px=cfg.base_px,
+    widths=widths,
+    extra_convs=extra,
+    dtype=dtype,
+  )
 
   def init(key):
     z = jnp.zeros((1, cfg.latent_dim))
@@ -185,6 +181,13 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
       key, cfg.latent_dim, cfg.num_classes, truncation=cfg.truncation
     )
 
+  def train_apply(variables, z, y, momentum=None):
+    trained = net if momentum is None else net.clone(momentum=momentum)
+    images, updated = trained.apply(
+      variables, z, y, train=True, mutable=["batch_stats"]
+    )
+    return images, {**variables, **updated}
+
   return Generator(
     resolution=(side, side),
     channels=cfg.channels,
@@ -193,4 +196,5 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
     init=init,
     sample=sample,
     apply=net.apply,
+    train_apply=train_apply,
   )

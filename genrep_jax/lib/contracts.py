@@ -35,9 +35,13 @@ class Generator:
     encode_latent: (variables, z [n sample_dim], y int32 [n]) -> latents float32
       [n latent_dim]: what a drawn z is in the space that T_z moves (StyleGAN2's
       w). None: z is that latent, and sample_dim is latent_dim.
-    train_apply: (variables, z [n sample_dim], y [n]) -> (images [n h w c],
-      variables whose statistics have seen this batch), for games that train
-      it; None: it cannot be trained.
+    train_apply: (variables, z [n sample_dim], y [n], momentum=None) -> (images
+      [n h w c], variables whose statistics have seen this batch), for games
+      that train it; None: it cannot be trained. `momentum`, a Python number, is
+      the old statistics' share in the new ones: 0.0, and they are exactly this
+      batch's; None: the generator's own.
+    raw: as `apply`, in the network's own, unbounded range, for comparisons with
+      other implementations; None: that is `apply`'s.
     sha256: of the weights it runs with, filled in when they are read; "":
       random ones. A view that belongs to a generator's weights compares it.
   """
@@ -50,7 +54,8 @@ class Generator:
   sample: Callable[[Array], tuple[Array, Array]]
   apply: Callable[[Tree, Array, Array], Array]
   encode_latent: Callable[[Tree, Array, Array], Array] | None = None
-  train_apply: Callable[[Tree, Array, Array], tuple[Array, Tree]] | None = None
+  train_apply: Callable[..., tuple[Array, Tree]] | None = None
+  raw: Callable[[Tree, Array, Array], Array] | None = None
   sha256: str = ""
 
   @property
@@ -255,8 +260,9 @@ class Source:
     frozen: pytree of numpy arrays that it reads and nobody changes.
     draw: (step, frozen) -> Draws: everything random that is neither T_z nor
       T_x, a function of the seed and the global sample index. Of each anchor
-      "index" uint32 [b]; "labels" int32 [b]; and where it has latents "anchor"
-      uint32 [b], which one it is, and "anchors" [b latent_dim].
+      "index" uint32 [b] and "labels" int32 [b]; and where it has latents
+      "anchor" uint32 [b], which one it is, "anchors" [b latent_dim] and "y"
+      int32 [b], the class that the generator is given.
     show: (draws, latents [b r latent_dim] or None, frozen) -> images
       [b r h w c], float32 in [-1, 1].
     facts: lines of the start banner, {what: value}.
@@ -332,8 +338,6 @@ class Evaluation:
     requires: fields of Model that must be there.
     unit: of the headline; "%" shows a share as percent.
     about: one line on the protocol and the data, for reports.
-    floors: encoders that a trained one must beat and that are judged by the
-      same code: {name of the row: a Model without variables}.
   """
 
   run: Callable[[Tree], Iterable[tuple[str, float]]]
@@ -341,7 +345,6 @@ class Evaluation:
   requires: frozenset[str] = frozenset({"encode"})
   unit: str = "%"
   about: str = ""
-  floors: Mapping[str, Model] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -363,6 +366,7 @@ class Program:
     total_steps: length of the run.
     preview: (state, frozen) -> {picture name: images [rows columns h w c] in
       [-1, 1]}, what the trained networks are shown or draw.
+    captions: {picture name: one line}, for reports.
     facts: lines of the start banner, {what: value}.
     model: what evaluations may ask of it.
     variables: state -> the variables that `model` wants.
@@ -372,6 +376,7 @@ class Program:
     measure: (state, frozen) -> {metric: value}, once at the end, beside the
       evaluations; metrics are named as theirs are.
     chance: loss of a network that has learned nothing, or None.
+    stages: named scopes of the step, in their order.
   """
 
   init: Callable[[], Tree]
@@ -383,15 +388,15 @@ class Program:
   total_steps: int
   preview: Callable[[Tree, Tree], Mapping[str, Array]]
   facts: Mapping[str, str]
+  captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
   model: Model = Model()
   variables: Callable[[Tree], Tree] = lambda state: {}
   export: Callable[[Tree, Tree], Mapping[str, tuple[Tree, Mapping]]] = (
     lambda state, frozen: {}
   )
-  measure: Callable[[Tree, Tree], Mapping[str, float]] = (
-    lambda state, frozen: {}
-  )
+  measure: Callable[[Tree, Tree], Mapping[str, float]] = lambda state, frozen: {}
   chance: float | None = None
+  stages: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -401,7 +406,7 @@ class Converter:
   Attributes:
     convert: (arrays {key: numpy array}, **options) -> (variables, options of
       the plug-in that the weights were made with). Refuses any key it does not
-      know (lib/sources.py).
+      know (lib/foreign.py).
     options: keyword options of `convert`, declared.
     from_tensorflow: arrays of a TensorFlow checkpoint -> those that `convert`
       reads; None: it takes them as they are.
@@ -528,7 +533,10 @@ ROOMS = {
     "make(cfg, *, warmup_steps, total_steps, steps_per_epoch)",
     shared={
       "warmup_steps": _o.integer(
-        0, "linear, before all else; at most one of the two", low=0, unit="steps"
+        0,
+        "linear, before all else; at most one of the two",
+        low=0,
+        unit="steps",
       ),
       "warmup_epochs": _o.number(0.0, "the same", low=0, unit="epochs"),
       "warmup_start_fraction": _o.number(
@@ -554,6 +562,6 @@ ROOMS = {
 
 
 def _is_sha256(word: str) -> bool:
-  return not word or len(word) == 64 and set(word.lower()) <= set(
-    "0123456789abcdef"
+  return (
+    not word or len(word) == 64 and set(word.lower()) <= set("0123456789abcdef")
   )
