@@ -1,133 +1,49 @@
-"""Optimisers by name, and the moving average of weights."""
-
-import re
+"""An optimizer with its clipping, and the moving average of weights."""
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
-from genrep_jax.lib import choices, errors, trees
+from genrep_jax.lib import options, plugins, trees
 
 
-def default_config() -> dict:
-  """Returns the options of all optimisers; the defaults are GenRep's SGD."""
-  return {
-    "name": "sgd",  # sgd | adam | adamw | lars
-    "learning_rate": 0.03,  # before the schedule
-    "weight_decay": 1e-4,
-    # Regular expressions on "encoder/conv0/kernel": these are not decayed, and
-    # LARS leaves their step alone. GenRep decays all; LARS wants
-    # ("bias", "scale").
-    "decay_exclude": (),
-    "clip_norm": 0.0,  # of the whole gradient, before decay; 0: off
-    "momentum": 0.9,  # sgd, lars
-    "nesterov": False,  # sgd, lars
-    "b1": 0.9,  # adam, adamw
-    "b2": 0.999,  # adam, adamw
-    "eps": 1e-8,  # adam, adamw
-    "trust_coefficient": 1e-3,  # lars
-  }
-
-
-def make(cfg, schedule) -> optax.GradientTransformation:
-  """Makes the optimiser `cfg.name`.
-
-  sgd and adam add weight_decay * w to the gradient, as PyTorch does; adamw
-  subtracts learning_rate * weight_decay * w from the weights; lars scales
-  (gradient + weight_decay * w) by trust_coefficient * |w| / |that| per leaf.
+def make(entry, schedule, path="optimizer") -> optax.GradientTransformation:
+  """Makes the optimizer that an entry of the config names.
 
   Args:
-    cfg: see `default_config`.
-    schedule: step -> learning rate; `cfg.learning_rate` is the base it was
-      made with and is only checked here.
+    entry: of the config, `plugins.make` completes and checks it.
+    schedule: step -> learning rate; `learning_rate` is the base it was made
+      with, and not used here.
+    path: of the entry in the config, for messages.
 
   Returns:
     The transformation; its state is a pytree of arrays. `init` raises
     UsageError if a pattern of decay_exclude matches no parameter.
 
   Raises:
-    UsageError: unknown name, or an option that is out of range.
+    UsageError: no such optimizer, or an option is wrong.
   """
-  choices.check("optimizer.name", cfg.name, _MAKERS)
-  for key in ("learning_rate", "weight_decay", "clip_norm"):
-    if not 0 <= cfg[key] < float("inf"):
-      raise errors.UsageError(f"optimizer.{key}: {cfg[key]} is not >= 0")
-  for key in ("momentum", "b1", "b2"):
-    if not 0 <= cfg[key] < 1:
-      raise errors.UsageError(f"optimizer.{key}: {cfg[key]} is not in [0, 1)")
-  for key in ("eps", "trust_coefficient"):
-    if not cfg[key] > 0:
-      raise errors.UsageError(f"optimizer.{key}: {cfg[key]} is not > 0")
-  patterns = tuple(cfg.decay_exclude)
-  if isinstance(cfg.decay_exclude, str):
-    raise errors.UsageError(
-      f"optimizer.decay_exclude: {cfg.decay_exclude!r} is a string; give a "
-      f"tuple of them: ({cfg.decay_exclude!r},)"
-    )
-  for pattern in patterns:
-    try:
-      re.compile(pattern)
-    except re.error as error:
-      raise errors.UsageError(
-        f"optimizer.decay_exclude: {pattern!r} is not a regular expression: "
-        f"{error}"
-      ) from error
+  cfg = ml_collections.ConfigDict(entry).copy_and_resolve_references()
+  plugins.complete(cfg, "optimizers", path)
 
   def decayed(params):
-    for pattern in patterns:
+    for pattern in cfg.decay_exclude:
       if not any(jax.tree.leaves(trees.mask(params, [pattern]))):
-        raise errors.UsageError(
-          f"optimizer.decay_exclude: {pattern!r} matches no parameter; one is "
-          f"{next(iter(trees.named(params)), '(none)')!r}"
+        options.refuse(
+          f"{path}.decay_exclude",
+          pattern,
+          "a pattern that matches a parameter, of which one is "
+          f"{next(iter(trees.named(params)), '(none)')!r}",
         )
-    return jax.tree.map(lambda x: not x, trees.mask(params, patterns))
+    return jax.tree.map(lambda x: not x, trees.mask(params, cfg.decay_exclude))
 
   # Always present, so that a changed norm does not change the state's shape.
   clip = optax.identity()
   if cfg.clip_norm:
     clip = optax.clip_by_global_norm(cfg.clip_norm)
-  return optax.chain(clip, *_MAKERS[cfg.name](cfg, schedule, decayed))
-
-
-def _sgd(cfg, schedule, decayed):
-  return (
-    optax.add_decayed_weights(cfg.weight_decay, decayed),
-    optax.trace(cfg.momentum, cfg.nesterov),
-    optax.scale_by_learning_rate(schedule),
-  )
-
-
-def _adam(cfg, schedule, decayed):
-  return (
-    optax.add_decayed_weights(cfg.weight_decay, decayed),
-    optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps),
-    optax.scale_by_learning_rate(schedule),
-  )
-
-
-def _adamw(cfg, schedule, decayed):
-  return (
-    optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps),
-    optax.add_decayed_weights(cfg.weight_decay, decayed),
-    optax.scale_by_learning_rate(schedule),
-  )
-
-
-def _lars(cfg, schedule, decayed):
-  return (
-    optax.lars(
-      schedule,
-      weight_decay=cfg.weight_decay,
-      weight_decay_mask=decayed,
-      trust_coefficient=cfg.trust_coefficient,
-      trust_ratio_mask=decayed,
-      momentum=cfg.momentum,
-      nesterov=cfg.nesterov,
-    ),
-  )
-
-
-_MAKERS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw, "lars": _lars}
+  made = plugins.make("optimizers", cfg, schedule, decayed, path=path)
+  return optax.chain(clip, made)
 
 
 def ramp(start: float, end: float, total_steps: int):
@@ -140,13 +56,7 @@ def ramp(start: float, end: float, total_steps: int):
     start: decay of the first step, in [0, 1].
     end: decay of the last; negative: as at the start, all the time.
     total_steps: length of the run.
-
-  Raises:
-    UsageError: outside [0, 1].
   """
-  for name, value in (("ema_decay", start), ("ema_final_decay", end)):
-    if value > 1 or value < 0 and name == "ema_decay":
-      raise errors.UsageError(f"{name}: {value} is not in [0, 1]")
   if end < 0:
     return lambda step: start
 

@@ -1,4 +1,6 @@
-"""Optimisers against hand-written updates in PyTorch's order."""
+"""Optimizers against hand-written updates in PyTorch's order."""
+
+import sys
 
 import jax
 import ml_collections
@@ -6,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from genrep_jax.lib import errors, optim
+from genrep_jax.lib import errors, optim, plugins
 
 _STEPS = 4
 
 
 def _config(**changed):
-  return ml_collections.ConfigDict({**optim.default_config(), **changed})
+  return ml_collections.ConfigDict({"name": "sgd", **changed})
 
 
 def _params():
@@ -158,31 +160,82 @@ def test_clipping_is_of_the_whole_gradient_before_the_decay():
 @pytest.mark.parametrize(
   ("changed", "message"),
   [
-    ({"name": "larss"}, "unknown 'larss'; nearest: 'lars'; known: sgd, adam"),
-    ({"learning_rate": -1.0}, "learning_rate: -1.0 is not >= 0"),
-    ({"weight_decay": float("nan")}, "weight_decay: nan"),
-    ({"clip_norm": -1.0}, "clip_norm: -1.0"),
-    ({"momentum": 1.0}, r"momentum: 1.0 is not in \[0, 1\)"),
-    ({"b2": 1.5}, "b2: 1.5"),
-    ({"eps": 0.0}, "eps: 0.0 is not > 0"),
-    ({"decay_exclude": ("(",)}, "'\\(' is not a regular expression"),
-    ({"decay_exclude": "bias"}, "'bias' is a string"),
+    ({"name": "larss"}, "optimizer.name: given 'larss'.*sgd.*nearest: 'lars'"),
+    ({"learning_rate": -1.0}, "learning_rate: given -1.0; allowed: a finite"),
+    ({"learning_rate": 1e39}, "learning_rate: given 1e\\+39; allowed"),
+    ({"weight_decay": float("nan")}, "weight_decay: given nan"),
+    ({"clip_norm": -1.0}, "clip_norm: given -1.0"),
+    ({"momentum": 1.0}, "momentum: given 1.0; .* >= 0 and < 1"),
+    ({"b1": 0.9}, "optimizer.b1: unknown option"),
+    ({"name": "adam", "momentum": 0.9}, "optimizer.momentum: unknown option"),
+    ({"name": "adam", "b2": 1.5}, "b2: given 1.5"),
+    ({"name": "adamw", "eps": 0.0}, "eps: given 0.0; .* > 0"),
+    ({"name": "adamw", "eps": float("inf")}, "eps: given inf"),
+    ({"name": "lars", "trust_coefficient": 0.0}, "trust_coefficient: given 0"),
+    ({"decay_exclude": ("(",)}, "given \\('\\(',\\); .* a regular expression"),
+    ({"decay_exclude": "bias"}, "given 'bias'; allowed: a tuple"),
   ],
 )
 def test_bad_options(changed, message):
-  cfg = _config()
-  for key, value in changed.items():
-    with cfg.ignore_type():
-      cfg[key] = value
   with pytest.raises(errors.UsageError, match=message) as caught:
-    optim.make(cfg, _rate)
+    optim.make(_config(**changed), _rate)
   assert "\n" not in str(caught.value)
+  assert str(caught.value).startswith("optimizer.")
 
 
 def test_pattern_that_matches_nothing():
   optimizer = optim.make(_config(decay_exclude=("bias", "biass")), _rate)
-  with pytest.raises(errors.UsageError, match="'biass' matches no parameter"):
+  words = "optimizer.decay_exclude: given 'biass'; .*'linear/bias'"
+  with pytest.raises(errors.UsageError, match=words):
     optimizer.init(_params())
+
+
+def test_the_entry_stays_as_it_was():
+  cfg = _config(momentum=0.5)
+  optim.make(cfg, _rate)
+  assert cfg.to_dict() == {"name": "sgd", "momentum": 0.5}
+  assert plugins.defaults("optimizers", "sgd") == {
+    "name": "sgd",
+    "momentum": 0.9,
+    "nesterov": False,
+    "learning_rate": 0.03,
+    "weight_decay": 1e-4,
+    "decay_exclude": (),
+    "clip_norm": 0.0,
+  }
+
+
+@pytest.fixture
+def foreign(tmp_path, monkeypatch):
+  """A module outside the package: signs of gradients, and decay."""
+  (tmp_path / "my_lab").mkdir()
+  (tmp_path / "my_lab" / "signs.py").write_text(
+    "import jax, jax.numpy as jnp, optax\n"
+    "from genrep_jax.lib import options\n"
+    "OPTIONS = {'factor': options.number(2.0, 'of a sign', low=0)}\n"
+    "def make(cfg, schedule, decayed):\n"
+    "  return optax.chain(\n"
+    "    optax.stateless(lambda g, w: jax.tree.map(\n"
+    "      lambda x: cfg.factor * jnp.sign(x), g)),\n"
+    "    optax.add_decayed_weights(cfg.weight_decay, decayed),\n"
+    "    optax.scale_by_learning_rate(schedule))\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  yield "my_lab.signs"
+  for name in ("my_lab", "my_lab.signs"):
+    sys.modules.pop(name, None)
+
+
+def test_an_optimizer_from_outside(foreign):
+  def update(w, g, t, memory, exempt):
+    return w - _rate(t) * (3 * np.sign(g) + (0 if exempt else 0.2) * w)
+
+  cfg = _config(
+    name=foreign, factor=3.0, weight_decay=0.2, decay_exclude=("bias",)
+  )
+  _assert_same(_run(cfg), _twin(update, ("bias",)))
+  with pytest.raises(errors.UsageError, match="optimizer.factor: given -1"):
+    optim.make(_config(name=foreign, factor=-1.0), _rate)
 
 
 def test_ema():
@@ -210,6 +263,3 @@ def test_the_decay_of_a_target_rises_along_half_a_cosine():
   expected = 1 - 0.04 * (np.cos(np.pi * 0.3) + 1) / 2
   np.testing.assert_allclose(decay(30), expected, rtol=1e-6)
   assert optim.ramp(0.99, -1.0, 100)(77) == 0.99
-  for start, end in ((1.5, -1.0), (-0.1, 1.0), (0.9, 1.1)):
-    with pytest.raises(errors.UsageError, match="not in"):
-      optim.ramp(start, end, 10)

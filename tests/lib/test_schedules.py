@@ -11,7 +11,7 @@ from genrep_jax.lib import errors, schedules
 
 
 def _config(**changed):
-  return ml_collections.ConfigDict({**schedules.default_config(), **changed})
+  return ml_collections.ConfigDict({"name": "cosine", **changed})
 
 
 def _rates(schedule, steps):
@@ -58,15 +58,13 @@ def test_steps_of_may_be_optional():
   [
     (
       {"total_steps": 0, "total_epochs": 0.0, "total_examples": 0},
-      "exactly one of total_steps, total_epochs, total_examples.*given: none",
+      "exactly one of total_steps, total_epochs, total_examples",
     ),
     (
       {"total_steps": 5, "total_epochs": 2.0},
-      "given: total_steps=5, total_epochs=2.0",
+      "given {'total_steps': 5, 'total_epochs': 2.0}; allowed: exactly one",
     ),
-    ({"total_steps": -5}, "total_steps: -5"),
-    ({"total_epochs": math.nan}, "total_epochs: nan"),
-    ({"total_epochs": 2.0}, "total_epochs=2.0: there is no epoch.*endless"),
+    ({"total_epochs": 2.0}, "total_epochs: given 2.0; .*endless.*total_steps"),
   ],
 )
 def test_bad_durations(keys, message):
@@ -144,23 +142,39 @@ def test_constant():
 @pytest.mark.parametrize(
   ("changed", "message"),
   [
-    ({"name": "cosin"}, "unknown 'cosin'; nearest: 'cosine'; known: constant,"),
-    ({"warmup_steps": 100}, "warm-up of 100 steps .* 100 steps"),
+    ({"name": "cosin"}, "name: given 'cosin'.*constant.*nearest: 'cosine'"),
+    ({"warmup_steps": 100}, "warmup_steps: given 100; .* the run's 100 steps"),
+    ({"warmup_steps": -5}, "warmup_steps: given -5; allowed: an integer >= 0"),
+    ({"warmup_epochs": math.nan}, "warmup_epochs: given nan"),
     ({"warmup_steps": 1, "warmup_epochs": 1.0}, "at most one"),
-    ({"warmup_epochs": 1.0}, "there is no epoch"),
-    ({"final_fraction": 2.0}, r"final_fraction: 2.0 is not in \[0, 1\]"),
-    ({"name": "step"}, "exactly one of milestone_steps.*given: none"),
+    ({"warmup_epochs": 1.0}, "warmup_epochs: given 1.0; allowed: 0.*endless"),
+    ({"warmup_start_fraction": 1.1}, "warmup_start_fraction: given 1.1"),
+    ({"final_fraction": 2.0}, "final_fraction: given 2.0; .* number in 0..1"),
+    ({"milestone_steps": (5,)}, "schedule.milestone_steps: unknown option"),
+    ({"name": "step"}, "given {}; allowed: exactly one of milestone_steps"),
     (
       {"name": "step", "milestone_steps": (5,), "milestone_epochs": (1,)},
-      "given: milestone_steps, milestone_epochs",
+      "given {'milestone_steps': \\(5,\\), 'milestone_epochs'.*exactly one",
     ),
-    ({"name": "step", "milestone_steps": (9, 5)}, "not positive and incr"),
-    ({"name": "step", "milestone_steps": (0, 5)}, "not positive and incr"),
-    ({"name": "step", "milestone_fractions": (0.5, 1.5)}, "not below 1"),
-    ({"name": "step", "milestone_epochs": (1,)}, "there is no epoch"),
+    ({"name": "step", "milestone_steps": (9, 5)}, "given \\(9, 5\\).*incr"),
+    ({"name": "step", "milestone_steps": (0, 5)}, "given .*an integer >= 1"),
+    ({"name": "step", "milestone_steps": ("a",)}, "given \\('a',\\); allowed"),
+    ({"name": "step", "milestone_steps": "50"}, "given '50'; allowed: a tuple"),
+    ({"name": "step", "milestone_steps": (5, 100)}, "the run's 100 steps"),
+    ({"name": "step", "milestone_fractions": (0.5, 1.5)}, "given .* < 1"),
+    ({"name": "step", "milestone_epochs": (1,)}, "no epochs"),
   ],
 )
 def test_bad_schedules(changed, message):
   with pytest.raises(errors.UsageError, match=message) as caught:
     schedules.make(_config(**changed), base=1.0, total_steps=100)
   assert "\n" not in str(caught.value)
+  assert str(caught.value).startswith("schedule")
+
+
+def test_a_warm_up_in_epochs_that_leaves_nothing_names_its_key():
+  words = "schedule.warmup_epochs: given 2.0; .* 4 steps \\(it is 8\\)"
+  with pytest.raises(errors.UsageError, match=words):
+    schedules.make(
+      _config(warmup_epochs=2.0), base=1.0, total_steps=4, steps_per_epoch=4
+    )

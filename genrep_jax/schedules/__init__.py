@@ -1,0 +1,1 @@
+"""Learning rates over a run, as fractions of the base rate."""
