@@ -17,41 +17,37 @@ import math
 import jax
 import jax.numpy as jnp
 
-from genrep_jax.lib import contracts
-from genrep_jax.views.latent import _options, _vectors
+from genrep_jax.lib import contracts, options
+from genrep_jax.views.latent import _shared, _vectors
 
-
-def default_config() -> dict:
-  """Returns the options."""
-  return {
-    "name": "adversarial",
-    "sigma": 0.2,  # radius of the ball / sqrt(latent_dim); and of the start
-    "truncation": 2.0,  # of the start, per coordinate; 0: untruncated
-    "num_steps": 1,  # k; 0: the Gaussian view, projected
-    "step_size": 0.5,  # eta, in radii
-  }
+OPTIONS = _shared.GAUSSIAN | {
+  "sigma": options.number(
+    0.2,
+    "radius of the ball / sqrt(latent_dim), and of the start",
+    low=0,
+    high=1000,
+  ),
+  "num_steps": options.integer(
+    1, "k; 0: the Gaussian view, projected", low=0, high=100
+  ),
+  "step_size": options.number(0.5, "eta, in radii", low=0, high=1000),
+}
 
 
 def make(cfg, generator: contracts.Generator) -> contracts.LearnedView:
   """Makes the view.
 
   Args:
-    cfg: options as in `default_config`.
+    cfg: the options.
     generator: its latent_dim gives the radius.
 
   Returns:
     A LearnedView without parameters. Its metrics: loss_before_search, of the
     start, to hold against the run's loss; and view_distance, the mean of
     |z' - z| / r over the latents that may move.
-
-  Raises:
-    UsageError: an option out of range.
   """
-  noise = _options.gaussian("adversarial", cfg)
-  step_size = _options.non_negative("adversarial", cfg, "step_size")
-  num_steps = cfg.num_steps
-  if int(num_steps) != num_steps or num_steps < 0:
-    _options.refuse("adversarial", "num_steps", num_steps, "0, 1, 2, ...")
+  noise = _shared.gaussian(cfg)
+  step_size = float(cfg.step_size)
   radius = float(cfg.sigma) * math.sqrt(generator.latent_dim)
 
   def apply(params, key, z, y):
@@ -71,7 +67,7 @@ def make(cfg, generator: contracts.Generator) -> contracts.LearnedView:
     # convolutions of a real loop's body slowly (a quick start step with k = 1:
     # 1.85 s against 0.51).
     moved, losses = jax.lax.scan(
-      climb, latents - anchors, length=int(num_steps), unroll=True
+      climb, latents - anchors, length=cfg.num_steps, unroll=True
     )
     length = _vectors.norm(moved)
     free = jnp.maximum(jnp.sum(length > 0), 1)
@@ -81,5 +77,5 @@ def make(cfg, generator: contracts.Generator) -> contracts.LearnedView:
     }
 
   return contracts.LearnedView(
-    init=lambda key: {}, apply=apply, search=search if num_steps else None
+    init=lambda key: {}, apply=apply, search=search if cfg.num_steps else None
   )

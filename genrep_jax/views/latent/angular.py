@@ -10,41 +10,22 @@ dimensions), z' stays where the prior has its mass, unlike z + w.
 import jax.numpy as jnp
 
 from genrep_jax.lib import contracts
-from genrep_jax.views.latent import _options, _vectors
+from genrep_jax.views.latent import _shared, _vectors
 
-
-def default_config() -> dict:
-  """Returns the options with GenRep's values for BigBiGAN."""
-  return {
-    "name": "angular",
-    "sigma": 0.2,  # standard deviation of w before truncation; BigGAN: 1
-    "truncation": 2.0,  # t: |w| <= t * sigma per coordinate; 0: untruncated
-  }
+OPTIONS = _shared.GAUSSIAN  # GenRep's for BigBiGAN; for BigGAN sigma = 1
 
 
 def make(cfg, generator: contracts.Generator) -> contracts.LatentView:
-  """Makes z' = (z + w) |z| / |z + w|, w ~ N^t(0, sigma, t) per coordinate.
+  """Makes z' = (z + w) |z| / |z + w|, of z's type; w is `gaussian`'s.
 
-  For equal options, w is the one that `gaussian` adds. The zero latent, whose
-  directions are all alike, stays zero.
-
-  Args:
-    cfg: options as in `default_config`.
-    generator: unused; every generator's latents can be turned.
-
-  Returns:
-    (key, z [latent_dim], y) -> z' [latent_dim], of z's type, |z'| = |z|.
-
-  Raises:
-    UsageError: sigma or truncation is negative or not finite.
+  The zero latent, whose directions are all alike, stays zero.
   """
   del generator
-  noise = _options.gaussian("angular", cfg)
+  shifted = _shared.added(_shared.gaussian(cfg))
 
   def view(key, z, y):
-    del y
     anchor = z.astype(jnp.float32)
-    moved = anchor + noise(key, z.shape)
+    moved = shifted(key, anchor, y)
     length = _vectors.norm(moved)
     scale = _vectors.norm(anchor) / jnp.where(length > 0, length, 1.0)
     return (moved * scale).astype(z.dtype)

@@ -9,37 +9,25 @@ import math
 
 import jax
 
-from genrep_jax.lib import contracts
-from genrep_jax.views.latent import _options
+from genrep_jax.lib import contracts, options
+from genrep_jax.views.latent import _shared
 
-
-def default_config() -> dict:
-  """Returns the options; GenRep used sigma = 0.1, 0.2, 0.5 and 1."""
-  return {
-    "name": "ball",
-    "sigma": 0.2,  # standard deviation of w per coordinate
-  }
+OPTIONS = {
+  "sigma": options.number(
+    0.2,
+    "standard deviation of w per coordinate; GenRep's: 0.1, 0.2, 0.5, 1",
+    low=0,
+    high=1000,
+  )
+}
 
 
 def make(cfg, generator: contracts.Generator) -> contracts.LatentView:
-  """Makes z' = z + w, w ~ U(-sigma sqrt 3, sigma sqrt 3) per coordinate.
-
-  Args:
-    cfg: options as in `default_config`.
-    generator: unused; every generator's latents can be moved.
-
-  Returns:
-    (key, z [latent_dim], y) -> z' [latent_dim], of z's type.
-
-  Raises:
-    UsageError: sigma is negative or not finite.
-  """
+  """Makes z' = z + w, w ~ U(-sigma sqrt 3, sigma sqrt 3) per coordinate."""
   del generator
-  half_side = math.sqrt(3) * _options.non_negative("ball", cfg, "sigma")
+  half_side = math.sqrt(3) * float(cfg.sigma)
 
-  def view(key, z, y):
-    del y
-    w = half_side * jax.random.uniform(key, z.shape, minval=-1.0, maxval=1.0)
-    return z + w.astype(z.dtype)
+  def noise(key, shape):
+    return half_side * jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
 
-  return view
+  return _shared.added(noise)

@@ -16,34 +16,32 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
-from genrep_jax.lib import contracts
-from genrep_jax.views.latent import _options
+from genrep_jax.lib import contracts, options
+from genrep_jax.views.latent import _shared
 
-
-def default_config() -> dict:
-  """Returns the options: one group, all of z."""
-  return {
-    "name": "groups",
-    "num_groups": 1,  # equal parts of z; divides latent_dim. BigBiGAN: 6
-    "groups": (0,),  # the parts that move, 0 .. num_groups - 1
-    "sigma": (),  # (): inner.sigma; one number for all, or one per group
-    "inner": {"name": "gaussian"},  # the view that moves them, its options
-  }
-
-
-def complete(cfg, path: str = "views.latent") -> None:
-  """Fills in the inner view's defaults, in place.
-
-  Args:
-    cfg: an unlocked config of this view.
-    path: its key in the config, for messages.
-
-  Raises:
-    UsageError: an unknown view, or an option that it does not have.
-  """
-  cfg.inner = _options.completed(cfg.inner, f"{path}.inner", name="gaussian")
+_SIGMA = options.number(low=0, high=1000)
+OPTIONS = {
+  "num_groups": options.integer(
+    1, "equal parts of z; divides latent_dim. BigBiGAN: 6", low=1, high=4096
+  ),
+  "groups": options.several(
+    (0,),
+    options.integer(low=0, high=4095),
+    "the parts that move, from 0",
+    least=1,
+    only=("each once", lambda groups: len(set(groups)) == len(groups)),
+  ),
+  "sigma": options.either(
+    options.several(
+      (), _SIGMA, "(): inner.sigma; one number for all, or one per group"
+    ),
+    _SIGMA,
+  ),
+  "inner": options.Entry(
+    "views/latent", "gaussian", "the view that moves them"
+  ),
+}
 
 
 def make(cfg, generator: contracts.Generator) -> contracts.LatentView:
@@ -53,7 +51,7 @@ def make(cfg, generator: contracts.Generator) -> contracts.LatentView:
   key fold_in(key, g): what a group does is the same bits whichever others move.
 
   Args:
-    cfg: options as in `default_config`.
+    cfg: the options.
     generator: its latent_dim is split; `independent` as the inner view takes
       the group of a fresh latent.
 
@@ -62,21 +60,24 @@ def make(cfg, generator: contracts.Generator) -> contracts.LatentView:
 
   Raises:
     UsageError: num_groups does not divide latent_dim, a group that does not
-      exist or is named twice, sigma of another length, a bad inner view.
+      exist, sigma of another length, a bad inner view.
   """
-  groups = _checked_groups(cfg, generator.latent_dim)
-  width = generator.latent_dim // int(cfg.num_groups)
-  inner = _options.completed(cfg.inner, "views.latent.inner", name="gaussian")
-  sigma = _checked_sigma(cfg, inner, len(groups))
-  views = {}
-  for i, group in enumerate(groups):
-    options = inner.to_dict() | ({"sigma": sigma[i]} if sigma else {})
-    views[group] = _options.make_inner(
-      ml_collections.ConfigDict(options), _part(generator, group, width)
+  count, latent_dim = cfg.num_groups, generator.latent_dim
+  if latent_dim % count:
+    options.refuse(
+      "views.latent.num_groups", count, f"a divisor of latent_dim, {latent_dim}"
     )
+  if max(cfg.groups) >= count:
+    options.refuse(
+      "views.latent.groups", tuple(cfg.groups), f"some of 0..{count - 1}"
+    )
+  views = {}
+  for group, inner in zip(cfg.groups, _inner_entries(cfg), strict=True):
+    part = _part(generator, group, latent_dim // count)
+    views[group] = _shared.make_inner(inner, part, "inner")
 
   def view(key, z, y):
-    parts = jnp.split(z, cfg.num_groups)
+    parts = jnp.split(z, count)
     for group, move in views.items():
       own = jax.random.fold_in(key, group)
       parts[group] = move(own, parts[group], y)
@@ -95,39 +96,21 @@ def _part(generator, group, width):
   return dataclasses.replace(generator, latent_dim=width, sample=sample)
 
 
-def _checked_groups(cfg, latent_dim):
-  count, groups = cfg.num_groups, tuple(cfg.groups)
-  if int(count) != count or count < 1 or latent_dim % count:
-    _options.refuse(
-      "groups", "num_groups", count, f"a divisor of latent_dim, {latent_dim}"
-    )
-  known = range(int(count))
-  if not groups or not all(group in known for group in groups):
-    _options.refuse(
-      "groups", "groups", groups, f"at least one of 0..{count - 1}"
-    )
-  if len(set(groups)) < len(groups):
-    _options.refuse("groups", "groups", groups, "each group once")
-  return tuple(int(group) for group in groups)
-
-
-def _checked_sigma(cfg, inner, num_groups):
-  """Returns one number per group, or () to leave the inner view's alone."""
-  sigma = cfg.sigma
+def _inner_entries(cfg):
+  """Returns the inner view's options, for each group."""
+  sigma, many = cfg.sigma, len(cfg.groups)
   sigma = tuple(sigma) if isinstance(sigma, (tuple, list)) else (sigma,)
+  inner = cfg.inner.to_dict()
   if not sigma:
-    return ()
+    return [inner] * many
   if "sigma" not in inner:
-    _options.refuse(
-      "groups", "sigma", sigma, f"(): the inner view {inner.name!r} has none"
+    options.refuse(
+      "views.latent.sigma", sigma, f"(): the view {cfg.inner.name!r} has none"
     )
-  if len(sigma) not in (1, num_groups):
-    allowed = "1" if num_groups == 1 else f"1 or {num_groups}"
-    _options.refuse(
-      "groups",
-      "sigma",
-      sigma,
-      f"{allowed} number(s) for {num_groups} group(s), not {len(sigma)}",
+  if len(sigma) not in (1, many):
+    options.refuse(
+      "views.latent.sigma", sigma, f"1 number, or {many}: one per group"
     )
-  sigma = tuple(float(x) for x in sigma)
-  return sigma if len(sigma) == num_groups else sigma * num_groups
+  return [
+    inner | {"sigma": x} for x in sigma * (many if len(sigma) == 1 else 1)
+  ]

@@ -5,34 +5,22 @@ the anchor's y. Meant for conditional generators; with an unconditional one a
 pair has nothing in common (useful as a control: nothing can be learned).
 """
 
-from genrep_jax.lib import contracts, errors
-
-
-def default_config() -> dict:
-  """Returns the options of this plug-in: none."""
-  return {"name": "independent"}
+from genrep_jax.lib import contracts, options
 
 
 def make(cfg, generator: contracts.Generator) -> contracts.LatentView:
-  """Makes z' = a fresh z from the generator's own latent law.
-
-  Args:
-    cfg: unused.
-    generator: its `sample` gives the law of z; the class it draws is dropped,
-      since the view keeps the anchor's.
-
-  Returns:
-    (key, z [latent_dim], y) -> z' [latent_dim], of z's type.
+  """Makes z' = a fresh z, drawn as the generator's; the anchor's class is kept.
 
   Raises:
-    UsageError: the latents are not what is drawn (StyleGAN2's w): their law is
-      known to the weights only.
+    UsageError: the latents are not what is drawn (StyleGAN2's w): how they are
+      distributed is known to the weights only.
   """
-  del cfg
   if generator.encode_latent is not None:
-    raise errors.UsageError(
-      "views.latent independent: the generator's latents are not drawn but "
-      "computed from z; set generator.latent=z"
+    options.refuse(
+      "views.latent.name",
+      cfg.name,
+      "another view, or generator.latent=z: the latents of this generator are "
+      "not drawn but computed from z",
     )
 
   def view(key, z, y):

@@ -19,51 +19,34 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genrep_jax.lib import contracts, weights
-from genrep_jax.views.latent import _options, _vectors
+from genrep_jax.lib import contracts, options, weights
+from genrep_jax.views.latent import _shared, _vectors
 
-_VIEW = "navigator"
-
-
-def default_config() -> dict:
-  """Returns the options; width, rate and b1 are COP-Gen's."""
-  return {
-    "name": _VIEW,
-    "hidden": 0,  # width of the hidden layer; 0: latent_dim
-    "sigma": 0.0,  # bound of |z' - z| / sqrt(latent_dim); 0: none, as COP-Gen
-    "learning_rate": 3e-5,  # of Adam, which climbs
-    "b1": 0.5,
-    "b2": 0.999,
-    "file": "",  # a trained navigator, used as it is
-    "sha256": "",  # that the file must have; "" pins nothing
-  }
-
-
-def check_weights(cfg, generator_weights: str) -> None:
-  """Refuses a navigator of another generator.
-
-  Args:
-    cfg: options as in `default_config`.
-    generator_weights: the run's `generator.weights`.
-
-  Raises:
-    UsageError: the sha256 of that file is not the navigator's generator's.
-  """
-  if cfg.file:
-    made = weights.read_metadata(cfg.file)
-    _options.check_generator(
-      "views.latent.file",
-      cfg.file,
-      made.get("generator_sha256", "unknown"),
-      generator_weights,
-    )
+OPTIONS = {  # width, rate and b1 are COP-Gen's
+  "hidden": options.integer(
+    0, "width of the hidden layer; 0: latent_dim", low=0, high=65536
+  ),
+  "sigma": options.number(
+    0.0,
+    "bound of |z' - z| / sqrt(latent_dim); 0: none, as COP-Gen",
+    low=0,
+    high=1000,
+  ),
+  "learning_rate": options.number(
+    3e-5, "of Adam, which climbs", above=0, high=1000
+  ),
+  "b1": options.number(0.5, "of Adam", low=0, below=1),
+  "b2": options.number(0.999, "of Adam", low=0, below=1),
+  "file": options.text("", "a trained navigator, used as it is"),
+  "sha256": contracts.ROOMS["encoders"].shared["sha256"],
+}
 
 
 def make(cfg, generator: contracts.Generator):
   """Makes the view.
 
   Args:
-    cfg: options as in `default_config`.
+    cfg: the options.
     generator: its latent_dim is the network's width.
 
   Returns:
@@ -71,18 +54,11 @@ def make(cfg, generator: contracts.Generator):
     start as PyTorch's nn.Linear does.
 
   Raises:
-    UsageError: an option out of range, or a file that does not fit.
+    UsageError: a file that does not fit, or of another generator.
   """
   dim = generator.latent_dim
-  radius = _options.non_negative(_VIEW, cfg, "sigma") * math.sqrt(dim)
-  if not (cfg.learning_rate > 0 and math.isfinite(cfg.learning_rate)):
-    _options.refuse(_VIEW, "learning_rate", cfg.learning_rate, "above 0")
-  for key in ("b1", "b2"):
-    if not 0 <= cfg[key] < 1:
-      _options.refuse(_VIEW, key, cfg[key], f"0 <= {key} < 1")
-  if int(cfg.hidden) != cfg.hidden or cfg.hidden < 0:
-    _options.refuse(_VIEW, "hidden", cfg.hidden, "0 (latent_dim), 1, 2, ...")
-  widths = (dim, int(cfg.hidden) or dim, dim)
+  radius = float(cfg.sigma) * math.sqrt(dim)
+  widths = (dim, cfg.hidden or dim, dim)
 
   def init(key):
     params = {}
@@ -108,6 +84,8 @@ def make(cfg, generator: contracts.Generator):
     return z + w.astype(z.dtype)
 
   if cfg.file:
+    made = _shared.read(cfg.file).get("generator_sha256", "unknown")
+    _shared.check_generator(cfg.file, made, generator)
     expected = jax.eval_shape(init, jax.random.key(0))
     params = weights.load(cfg.file, cfg.sha256, expected)
     return lambda key, z, y: apply(params, key, z, y)

@@ -8,11 +8,6 @@ render each anchor once instead of V times.
 from genrep_jax.lib import contracts
 
 
-def default_config() -> dict:
-  """Returns the options of this plug-in: none."""
-  return {"name": "none"}
-
-
 def make(cfg, generator: contracts.Generator) -> contracts.LatentView:
   """Returns `identity`; neither argument is used."""
   del cfg, generator

@@ -1,1 +1,1 @@
-"""T_x: pixel views, `make(cfg) -> (key, image [h w c]) -> view [h' w' c]`."""
+"""T_x: pixel views, `make(cfg, image_shape, num_views) -> PixelViews`."""

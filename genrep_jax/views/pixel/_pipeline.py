@@ -1,16 +1,16 @@
 """What the views of the SimCLR family share: they differ in their options.
 
-Random resized crop, horizontal flip, colour jitter in random order, grayscale,
-Gaussian blur, solarise, normalise (Chen et al. 2020, appendix A; the order and
-solarise of Grill et al. 2020, appendix B). Each image's numbers are drawn by
+Random resized crop, horizontal flip, color jitter in random order, grayscale,
+Gaussian blur, solarize, normalize (Chen et al. 2020, appendix A; the order and
+solarize of Grill et al. 2020, appendix B). Each image's numbers are drawn by
 torchvision's laws from one key, and then applied by `apply`, a deterministic
 function. Pixels are interpolated linearly (the papers' TensorFlow code: cubic).
 
-Grey-scale images (c = 1): saturation, hue and grayscale are identities there
+Gray-scale images (c = 1): saturation, hue and grayscale are identities there
 (as in torchvision), so jitter is brightness and contrast.
 """
 
-import functools
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -18,13 +18,15 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from genrep_jax.lib import contracts
-from genrep_jax.views.pixel import _checks, _ops
+from genrep_jax.lib import contracts, options as options_lib
+from genrep_jax.views import pixel_ops
+from genrep_jax.views.pixel import _shared
 
 _CROP_TRIES = 10  # torchvision's RandomResizedCrop
-# The one draw of all other numbers is as long as without solarise, and so the
-# same bits; solarise has a key of its own.
+# The one draw of all other numbers is as long as without solarize, and so the
+# same bits; solarize has a key of its own.
 _SOLARIZE_STREAM = 0x536F6C
+_PER_VIEW = ("blur_probability", "solarize_probability")
 
 
 class Draw(NamedTuple):
@@ -37,7 +39,7 @@ class Draw(NamedTuple):
     width: columns of the box.
     flip: bool.
     factors: float32 [4], brightness, contrast, saturation, hue's turn.
-    order: int32 [4], the order of these four (see `_ops.color_jitter`).
+    order: int32 [4], the order of these four (see `pixel_ops.color_jitter`).
     grayscale: bool.
     blur_sigma_px: standard deviation; 0 = no blur.
     solarize: bool.
@@ -55,78 +57,108 @@ class Draw(NamedTuple):
   solarize: jax.Array
 
 
-def options(name: str, **changes) -> dict:
-  """Returns a view's options: GenRep's values for 128 px images, changed.
+def scale(default, help) -> options_lib.Option:
+  """Declares the area of a box."""
+  help += ", as a share of the image's"
+  return options_lib.interval(default, help, above=0, high=1)
 
-  Args:
-    name: the plug-in's.
-    **changes: option -> default, in place of GenRep's or beside these.
-  """
+
+def _probability(default, help=""):
+  return options_lib.number(default, help, low=0, high=1)
+
+
+def _per_view(help):
+  help += "; or of view 0, of view 1, and so on in turn"
+  one = _probability(0.0, help)
+  return options_lib.either(one, options_lib.several((), one, least=1))
+
+
+def _strength(help):
+  return options_lib.number(0.4, help, low=0, high=10)
+
+
+_OPTIONS = {
+  "crop_px": _shared.CROP_PX,
+  "scale": scale((0.2, 1.0), "area of the box"),
+  "ratio": options_lib.interval(
+    (3 / 4, 4 / 3), "width / height of the box", low=0.01, high=100
+  ),
+  "antialias": options_lib.flag(
+    True, "widen the filter when shrinking, as Pillow does"
+  ),
+  "flip_probability": _probability(0.5),
+  "jitter_probability": _probability(0.8),
+  "brightness": _strength("s: factor uniform in [max(0, 1-s), 1+s]"),
+  "contrast": _strength("likewise"),
+  "saturation": _strength("likewise"),
+  "hue": options_lib.number(
+    0.1, "turn uniform in [-hue, hue]", low=0, high=0.5, unit="circles"
+  ),
+  "grayscale_probability": _probability(0.2),
+  "blur_probability": _per_view("of a blur"),
+  "blur_sigma_px": options_lib.interval(
+    (0.1, 2.0), "standard deviation", low=0.01, high=1000, unit="px"
+  ),
+  "blur_kernel_px": options_lib.integer(
+    11,
+    "window; 0: a tenth of the view's side, at least 3",
+    low=0,
+    high=1023,
+    only=("odd or 0", lambda px: px % 2 == 1 or px == 0),
+    unit="px",
+  ),
+  "solarize_probability": _per_view("of inverting bright pixels"),
+  "solarize_threshold": options_lib.number(
+    0.5, "of pixels in [0, 1]; these and above: 1 - x", low=0, high=1
+  ),
+  **_shared.NORMALIZATION,
+}
+
+
+def options(**changes) -> dict:
+  """Declares a view's options: GenRep's for 128 px images, defaults changed."""
   return {
-    "name": name,
-    "crop_px": 112,  # side of the result; 0: as large as the input
-    "scale": (0.2, 1.0),  # area of the box, as a share of the image's
-    "ratio": (3 / 4, 4 / 3),  # width / height of the box
-    "antialias": True,  # widen the filter when shrinking, as Pillow does
-    "flip_probability": 0.5,
-    "jitter_probability": 0.8,
-    "brightness": 0.4,  # strength s: factor uniform in [max(0, 1-s), 1+s]
-    "contrast": 0.4,
-    "saturation": 0.4,
-    "hue": 0.1,  # turn uniform in [-hue, hue], in circles; at most 0.5
-    "grayscale_probability": 0.2,
-    "blur_probability": 0.0,
-    "blur_sigma_px": (0.1, 2.0),
-    "blur_kernel_px": 11,  # odd; 0: a tenth of the view's side, at least 3
-    "solarize_probability": 0.0,
-    "solarize_threshold": 0.5,  # of pixels in [0, 1]; these and above: 1 - x
-    "mean": (0.485, 0.456, 0.406),  # of pixels in [0, 1]; 1 or c numbers
-    "std": (0.229, 0.224, 0.225),
-    **changes,
+    name: dataclasses.replace(option, default=changes.get(name, option.default))
+    for name, option in _OPTIONS.items()
   }
 
 
-def check(cfg, image_shape) -> None:
-  """Raises UsageError where images of `image_shape` (h, w, c) do not fit.
-
-  The resampler could enlarge, but a crop larger than the image is refused:
-  it is a config written for other images.
-  """
-  _check_options(cfg)
-  _checks.crop_fits(cfg.name, cfg, image_shape)
-  _checks.channels(cfg.name, cfg, image_shape[-1])
-  side = cfg.crop_px or min(image_shape[:2])
-  if cfg.blur_probability > 0 and blur_kernel_px(cfg, side) // 2 >= side:
-    _checks.refuse(
-      cfg.name, "blur_kernel_px", cfg.blur_kernel_px, f"below {2 * side}"
-    )
-
-
-def make_view(cfg) -> contracts.PixelView:
-  """Makes a view; the same function for the same options.
-
-  Views that share a function are augmented together (views/stages.py).
+def make(cfg, image_shape, num_views: int) -> contracts.PixelViews:
+  """Makes the views; those that do not differ are the same function.
 
   Args:
     cfg: options as in `options`, and perhaps others.
-
-  Returns:
-    (key, image [h w c] in [-1, 1]) -> float32 [h' w' c], normalised.
+    image_shape: (h, w, c) of the images before T_x.
+    num_views: v.
 
   Raises:
-    UsageError: an option out of range.
+    UsageError: images that are too small, or of other channels.
   """
-  _check_options(cfg)
-  return _view(ml_collections.FrozenConfigDict(cfg))
+  side = _shared.side(cfg, image_shape)
+  rates = [
+    tuple(_in_turn(cfg[key], number) for key in _PER_VIEW)
+    for number in range(num_views)
+  ]
+  blurred = any(blur > 0 for blur, _ in rates)
+  if blurred and blur_kernel_px(cfg, side) // 2 >= side:
+    options_lib.refuse(
+      "views.pixel.blur_kernel_px", cfg.blur_kernel_px, f"below {2 * side}"
+    )
+  views = {rate: _view(cfg, rate) for rate in rates}
+  views = tuple(views[rate] for rate in rates)
+  return contracts.PixelViews(views, tuple(cfg.mean), tuple(cfg.std))
 
 
-def changed(cfg, **changes) -> ml_collections.ConfigDict:
-  """Returns a copy of a view's options with some of them changed."""
-  return ml_collections.ConfigDict({**cfg.to_dict(), **changes})
+def _in_turn(values, number):
+  values = values if isinstance(values, (tuple, list)) else (values,)
+  return values[number % len(values)]
 
 
-@functools.cache
-def _view(cfg):
+def _view(cfg, rates):
+  cfg = ml_collections.ConfigDict(cfg)
+  with cfg.ignore_type():
+    cfg.update(dict(zip(_PER_VIEW, rates, strict=True)))
+
   def view(key, image):
     return apply(cfg, draw(cfg, key, image.shape), image)
 
@@ -176,7 +208,7 @@ def random_box(u, image_shape, scale, ratio):
 
   Ten candidates: area uniform in `scale` * h * w, log(width / height) uniform;
   the first that fits into the image is placed uniformly. If none fits, the
-  largest centred box whose ratio is allowed.
+  largest centered box whose ratio is allowed.
 
   Args:
     u: uniform numbers in [0, 1), [22].
@@ -221,13 +253,12 @@ def apply(cfg, draw: Draw, image):
     image: [h w c] in [-1, 1], c = 1 or 3.
 
   Returns:
-    float32 [h' w' c], normalised.
+    float32 [h' w' c], normalized.
   """
   height, width, num_channels = image.shape
-  _checks.channels(cfg.name, cfg, num_channels)
   size = (cfg.crop_px, cfg.crop_px) if cfg.crop_px else (height, width)
   planes = jnp.moveaxis(image.astype(jnp.float32), -1, 0)
-  planes = _ops.resized_crop(
+  planes = pixel_ops.resized_crop(
     planes,
     draw.top,
     draw.left,
@@ -242,18 +273,18 @@ def apply(cfg, draw: Draw, image):
   planes = jnp.clip((planes + 1) / 2, 0, 1)
   strengths = (cfg.brightness, cfg.contrast, cfg.saturation, cfg.hue)
   if cfg.jitter_probability > 0 and any(strengths):
-    planes = _ops.color_jitter(
+    planes = pixel_ops.color_jitter(
       planes, draw.factors, draw.order, with_hue=cfg.hue > 0
     )
   if cfg.grayscale_probability > 0 and num_channels > 1:
-    planes = jnp.where(draw.grayscale, _ops.to_gray(planes), planes)
+    planes = jnp.where(draw.grayscale, pixel_ops.to_gray(planes), planes)
   if cfg.blur_probability > 0:
     kernel_px = blur_kernel_px(cfg, min(size))
-    planes = _ops.gaussian_blur(planes, draw.blur_sigma_px, kernel_px)
+    planes = pixel_ops.gaussian_blur(planes, draw.blur_sigma_px, kernel_px)
   if cfg.solarize_probability > 0:
-    negative = _ops.solarise(planes, cfg.solarize_threshold)
+    negative = pixel_ops.solarize(planes, cfg.solarize_threshold)
     planes = jnp.where(draw.solarize, negative, planes)
-  planes = _ops.normalise(planes, cfg.mean, cfg.std)
+  planes = pixel_ops.normalize(planes, cfg.mean, cfg.std)
   return jnp.moveaxis(planes, 0, -1)
 
 
@@ -270,22 +301,3 @@ def _fallback_box(height, width, ratio):
     box_width = min(width, round(height * ratio[1]))
   top, left = (height - box_height) // 2, (width - box_width) // 2
   return top, left, box_height, box_width
-
-
-def _check_options(cfg):
-  view = cfg.name
-  _checks.crop_px(view, cfg)
-  _checks.interval(view, cfg, "scale", 1)
-  _checks.interval(view, cfg, "ratio")
-  for stage in ("flip", "jitter", "grayscale", "blur", "solarize"):
-    _checks.number(view, cfg, f"{stage}_probability", 0, 1)
-  for strength in ("brightness", "contrast", "saturation"):
-    _checks.number(view, cfg, strength, 0)
-  _checks.number(view, cfg, "hue", 0, 0.5)
-  _checks.number(view, cfg, "solarize_threshold", 0, 1)
-  _checks.interval(view, cfg, "blur_sigma_px")
-  kernel_px = cfg.blur_kernel_px
-  odd = kernel_px % 2 == 1 and kernel_px > 0
-  if kernel_px != 0 and not odd:
-    _checks.refuse(view, "blur_kernel_px", kernel_px, "0, 1, 3, 5, ...")
-  _checks.normalisation(view, cfg)

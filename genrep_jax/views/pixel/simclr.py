@@ -1,32 +1,21 @@
-"""SimCLR's T_x (Chen et al. 2020, appendix A), at colour strength 1.
+"""SimCLR's T_x (Chen et al. 2020, appendix A), at color strength 1.
 
-Smaller boxes and colours of twice GenRep's strength, and a blur for every
-second view, whose window is a tenth of the side. At strength s the colours are
+Smaller boxes and colors of twice GenRep's strength, and a blur for every
+second view, whose window is a tenth of the side. At strength s the colors are
 .8 s, .8 s, .8 s, .2 s; the paper's for CIFAR: s = 0.5, no blur.
 """
 
-from genrep_jax.lib import contracts
 from genrep_jax.views.pixel import _pipeline
 
-
-def default_config() -> dict:
-  """Returns SimCLR's options, for ImageNet's photographs at 224 px."""
-  return _pipeline.options(
-    "simclr",
-    crop_px=224,
-    scale=(0.08, 1.0),
-    brightness=0.8,
-    contrast=0.8,
-    saturation=0.8,
-    hue=0.2,
-    blur_probability=0.5,
-    blur_kernel_px=0,
-  )
-
-
-check = _pipeline.check
-
-
-def make(cfg) -> contracts.PixelView:
-  """Makes the view; see `_pipeline.make_view`."""
-  return _pipeline.make_view(cfg)
+# For ImageNet's photographs at 224 px.
+OPTIONS = _pipeline.options(
+  crop_px=224,
+  scale=(0.08, 1.0),
+  brightness=0.8,
+  contrast=0.8,
+  saturation=0.8,
+  hue=0.2,
+  blur_probability=0.5,
+  blur_kernel_px=0,
+)
+make = _pipeline.make

@@ -1,8 +1,8 @@
 """Pixel transforms as pure functions of an image and explicit parameters.
 
-Images are channel planes [c h w] in [0, 1], float32, c = 1 or 3: colour
+Images are channel planes [c h w] in [0, 1], float32, c = 1 or 3: color
 arithmetic then runs along contiguous rows, and a crop is two matmuls per plane.
-Formulas follow torchvision's tensor transforms. On one channel, grey is the
+Formulas follow torchvision's tensor transforms. On one channel, gray is the
 image itself, so saturation, hue and grayscale are identities.
 
 Nothing here gathers or branches on data, so `vmap` costs what a batch costs.
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 # Luma of ITU-R BT.601, as rounded by torchvision.
-_GREY = (0.2989, 0.587, 0.114)
-# Pixels whose max - min is below this are grey: their hue is not defined, and
+_GRAY = (0.2989, 0.587, 0.114)
+# Pixels whose max - min is below this are gray: their hue is not defined, and
 # dividing by less would overflow the gradient.
 _MIN_CHROMA = 1e-12
 # Views must not depend on the accelerator's default (bfloat16 on TPU).
@@ -26,9 +26,9 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 def resize_matrix(start, size, input_px, output_px, *, antialias, flip=False):
   """Builds the matrix that crops and resizes one axis: out = matrix @ in.
 
-  A triangle filter with half-pixel centres. Output pixel i is centred at
+  A triangle filter with half-pixel centers. Output pixel i is centered at
   (i + 1/2) * size / output_px of the crop. With `antialias` the filter widens
-  by size / output_px when shrinking, and its weights are renormalised at the
+  by size / output_px when shrinking, and its weights are renormalized at the
   crop's edges; without, it has two taps and clamps (torchvision `antialias`).
   Distances are multiplied by 2 * output_px, which makes them integers: they
   are exact up to the one division.
@@ -93,15 +93,15 @@ def horizontal_flip(image):
 
 
 def to_gray(image):
-  """Returns the grey level [1 h w] of [c h w]; the image itself if c = 1."""
+  """Returns the gray level [1 h w] of [c h w]; the image itself if c = 1."""
   if image.shape[0] == 1:
     return image
-  red, green, blue = _GREY
+  red, green, blue = _GRAY
   return (red * image[0] + green * image[1] + blue * image[2])[None]
 
 
 def grayscale(image):
-  """Replaces every channel of [c h w] by the grey level."""
+  """Replaces every channel of [c h w] by the gray level."""
   return jnp.broadcast_to(to_gray(image), image.shape)
 
 
@@ -111,13 +111,13 @@ def adjust_brightness(image, factor):
 
 
 def adjust_contrast(image, factor):
-  """Returns clip(factor * x + (1 - factor) * mean grey of the image)."""
+  """Returns clip(factor * x + (1 - factor) * mean gray of the image)."""
   mean = jnp.mean(to_gray(image))
   return jnp.clip(factor * image + (1 - factor) * mean, 0, 1)
 
 
 def adjust_saturation(image, factor):
-  """Returns clip(factor * x + (1 - factor) * grey(x)); identity if c = 1."""
+  """Returns clip(factor * x + (1 - factor) * gray(x)); identity if c = 1."""
   if image.shape[0] == 1:
     return image
   return jnp.clip(factor * image + (1 - factor) * to_gray(image), 0, 1)
@@ -132,7 +132,7 @@ def adjust_hue(image, turn):
 
   Args:
     image: [c h w] in [0, 1].
-    turn: fraction of the colour circle, scalar; 0 changes nothing.
+    turn: fraction of the color circle, scalar; 0 changes nothing.
 
   Returns:
     [c h w].
@@ -162,7 +162,7 @@ def color_jitter(image, factors, order, *, with_hue=True):
 
   Choosing among the four at each of four steps would, under `vmap`, evaluate
   all sixteen. Instead: the first three are one blend,
-  clip(f * x + a * grey(x) + b * mean(grey(x))), with (f, a, b) = (f, 0, 0),
+  clip(f * x + a * gray(x) + b * mean(gray(x))), with (f, a, b) = (f, 0, 0),
   (f, 0, 1 - f) and (f, 1 - f, 0), and (1, 0, 0) is exactly nothing. So three
   blends (those after the hue set to nothing), one hue, and three blends (those
   before it set to nothing) hold every order. The blends are a `lax.scan`:
@@ -204,7 +204,7 @@ def color_jitter(image, factors, order, *, with_hue=True):
 
 
 def gaussian_blur(image, sigma_px, kernel_px):
-  """Blurs with a normalised Gaussian window and reflected borders.
+  """Blurs with a normalized Gaussian window and reflected borders.
 
   The separable convolution is written as two matmuls, whose matrices are the
   window's weights times constant 0/1 arrays that hold the reflection.
@@ -230,12 +230,12 @@ def gaussian_blur(image, sigma_px, kernel_px):
   return _separable(image, rows, columns)
 
 
-def solarise(image, threshold):
+def solarize(image, threshold):
   """Returns 1 - x where x >= threshold, else x; x in [0, 1]."""
   return jnp.where(image >= threshold, 1 - image, image)
 
 
-def normalise(image, mean, std):
+def normalize(image, mean, std):
   """Returns (x - mean) / std per channel; mean, std have 1 or c entries."""
   mean = np.asarray(mean, np.float32)[:, None, None]
   std = np.asarray(std, np.float32)[:, None, None]

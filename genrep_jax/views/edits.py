@@ -2,7 +2,7 @@
 
 GenRep (`biggan_steer_train.py`, `pixel_transformations.py`), after Jahanian et
 al. 2020, "On the steerability of generative adversarial networks". An edit
-jitters the colours, adds a colour offset, then turns the image out of its
+jitters the colors, adds a color offset, then turns the image out of its
 plane, turns it in its plane, stretches, zooms and shifts it:
 
   T = shift o zoom o aspect o rot2d o rot3d o color o jitter.
@@ -41,8 +41,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from genrep_jax.lib import errors
-from genrep_jax.views.pixel import _ops
+from genrep_jax.lib import options
+from genrep_jax.views import pixel_ops
 
 GENREP = ("rot3d", "rot2d", "zoom", "shift_x", "shift_y", "color")
 _JITTER = ("brightness", "contrast", "saturation", "hue")  # in this order
@@ -55,7 +55,7 @@ _REFERENCE_PX = 256.0  # frame height that shifts are given for
 _ROT3D_SHIFT_PX = -0.2  # dx per degree of yaw
 # Values on either side of 0: multiples of 10 and 5 degrees and of 10 pixels.
 _GRID = {"rot3d": 6, "rot2d": 6, "shift_x": 10, "shift_y": 10}
-# Channels of images that have a grey level, and of those that have colours.
+# Channels of images that have a gray level, and of those that have colors.
 _CHANNELS = {"contrast": (1, 3), "saturation": (3,), "hue": (3,)}
 _TOLERANCE_PX = 1e-3  # of the frame's edge, for rounding
 
@@ -65,7 +65,7 @@ class Edit(NamedTuple):
 
   Attributes:
     rot3d: yaw out of the plane, degrees; positive turns the right side away.
-    rot2d: rotation about the centre, degrees, counter-clockwise.
+    rot2d: rotation about the center, degrees, counter-clockwise.
     zoom: size of what is seen / size of the frame; < 1 crops, > 1 pads.
     shift_x: to the right, pixels of a frame 256 pixels high.
     shift_y: down, likewise.
@@ -73,9 +73,9 @@ class Edit(NamedTuple):
     aspect: width / height of what is seen, as a multiple of the frame's; > 1
       squeezes the picture's width and stretches its height, at the same area.
     brightness: factor towards black (0); None leaves it out, as below.
-    contrast: factor towards the image's mean grey.
-    saturation: factor towards each pixel's grey.
-    hue: turn of the colour circle, in circles.
+    contrast: factor towards the image's mean gray.
+    saturation: factor towards each pixel's gray.
+    hue: turn of the color circle, in circles.
   """
 
   rot3d: jax.Array | float = 0.0
@@ -109,7 +109,7 @@ def apply(image, edit: Edit) -> tuple[jax.Array, jax.Array]:
 
 
 def _jitter(image, edit):
-  """Changes the colours of image [h w c] as the pixel views do.
+  """Changes the colors of image [h w c] as the pixel views do.
 
   In [0, 1], x -> (x + 1) / 2, clipped to it before and after each of the steps
   that are there, and back. Contrast's mean is over the whole image.
@@ -120,7 +120,7 @@ def _jitter(image, edit):
     return image
   planes = jnp.clip((jnp.moveaxis(image, -1, 0) + 1) / 2, 0, 1)
   for name, value in steps:
-    planes = getattr(_ops, f"adjust_{name}")(planes, value)
+    planes = getattr(pixel_ops, f"adjust_{name}")(planes, value)
   return jnp.moveaxis(2 * planes - 1, 0, -1)
 
 
@@ -163,14 +163,14 @@ def _bilinear(image, x, y):
   h, w, c = image.shape
   pixels = image.reshape(h * w, c)
 
-  def neighbours(x, size):
+  def neighbors(x, size):
     x = jnp.clip(x, 0, size - 1)
     low = jnp.floor(x)
     first = low.astype(jnp.int32)
     return first, jnp.minimum(first + 1, size - 1), x - low
 
-  left, right, fx = neighbours(x, w)
-  top, bottom, fy = neighbours(y, h)
+  left, right, fx = neighbors(x, w)
+  top, bottom, fy = neighbors(y, h)
   fx, fy = fx[..., None], fy[..., None]
   above = pixels[top * w + left] * (1 - fx) + pixels[top * w + right] * fx
   below = pixels[bottom * w + left] * (1 - fx) + pixels[bottom * w + right] * fx
@@ -178,10 +178,10 @@ def _bilinear(image, x, y):
 
 
 @dataclasses.dataclass(frozen=True)
-class Law:
+class EditDistribution:
   """What edits are drawn, and which latent coefficients stand for them.
 
-  A coefficient a_d belongs to one walk w_d, z' = z + sum_d a_d w_d; the colour
+  A coefficient a_d belongs to one walk w_d, z' = z + sum_d a_d w_d; the color
   has one per channel. Coefficients and parameters determine each other:
 
     rot3d, rot2d  a = angle / maximum, angle in 13 equal steps from -maximum up
@@ -262,7 +262,7 @@ class Law:
         start = _SIMCLR.index(name)
         drawn.append(2 * more[start : start + 1] - 1)
         continue
-      start = GENREP.index(name)  # the colour's channels come last
+      start = GENREP.index(name)  # the color's channels come last
       u = uniform[start : start + self.rows(name)]
       if name == "zoom":
         a = self._draw_zoom(u)
@@ -309,59 +309,63 @@ class Law:
     return Edit(**values)
 
 
-def default_config() -> dict:
-  """Returns the options of a `Law`: GenRep's six operations and values."""
-  fields = dataclasses.fields(Law)
-  return {field.name: field.default for field in fields[1:]}
+def some_operations(least: int = 1) -> options.Option:
+  """Declares an option that names operations, at least so many."""
+  return options.several(
+    GENREP,
+    options.choice(None, OPERATIONS),
+    "the edits, all made at once",
+    least=least,
+    only=("each once", lambda names: len(set(names)) == len(names)),
+  )
 
 
-def make_law(path: str, cfg, channels: int) -> Law:
-  """Makes a Law from options, checked.
+# Of an EditDistribution; the defaults are GenRep's.
+OPTIONS = {
+  "operations": some_operations(),
+  "max_rot3d": options.number(60.0, "yaw", above=0, below=90, unit="degrees"),
+  "max_rot2d": options.number(
+    30.0, "rotation", above=0, below=180, unit="degrees"
+  ),
+  "max_zoom": options.number(4.0, "in and out", above=1, high=100),
+  "max_shift": options.number(
+    100.0, "of a frame 256 pixels high", above=0, below=256, unit="px"
+  ),
+  "max_color": options.number(
+    0.5, "offset of an image in [-1, 1]", above=0, high=2
+  ),
+  "zoom_in_only": options.flag(False, "draw no zoom > 1"),
+  "max_aspect": options.number(4 / 3, "and its inverse", above=1, high=100),
+  **{
+    f"max_{name}": options.number(
+      0.4, "distance of the factor from 1", above=0, below=1
+    )
+    for name in ("brightness", "contrast", "saturation")
+  },
+  "max_hue": options.number(0.1, "in circles", above=0, below=0.5),
+}
+
+
+def make_distribution(path: str, cfg, channels: int) -> EditDistribution:
+  """Makes an EditDistribution of options.
 
   Args:
-    path: where the options are, for messages.
-    cfg: the options of `default_config`, among others.
+    path: of the options, for messages.
+    cfg: the options of `OPTIONS`, checked, among others.
     channels: c of the images.
 
   Raises:
-    UsageError: no, unknown or repeated operations, or one that images of so
-      many channels cannot show; a maximum out of range.
+    UsageError: an operation that images of so many channels cannot show.
   """
-  above = {"max_zoom": 1, "max_aspect": 1}
-  below = {"max_rot3d": 90, "max_rot2d": 180, "max_shift": 256, "max_hue": 0.5}
-  below |= dict.fromkeys(
-    ("max_brightness", "max_contrast", "max_saturation"), 1
-  )
-  values = {"zoom_in_only": bool(cfg.zoom_in_only)}
-  for name in default_config():
-    if not name.startswith("max_"):
-      continue
-    values[name], least = float(cfg[name]), above.get(name, 0)
-    if not least < values[name] < below.get(name, math.inf):
-      limit = f" < {below[name]}" if name in below else ", finite"
-      raise errors.UsageError(
-        f"{path}.{name}: {cfg[name]!r}; allowed: {least} < {name}{limit}"
+  values = {name: cfg[name] for name in OPTIONS}
+  values["operations"] = tuple(n for n in OPERATIONS if n in cfg.operations)
+  for name in values["operations"]:
+    allowed = _CHANNELS.get(name, (channels,))
+    if channels not in allowed:
+      options.refuse(
+        f"{path}.operations",
+        name,
+        f"what images of {channels} channel(s) can show; it needs "
+        f"{' or '.join(map(str, allowed))}",
       )
-  operations = chosen(f"{path}.operations", cfg.operations, OPERATIONS)
-  for name in operations:
-    colours = _CHANNELS.get(name, (channels,))
-    if channels not in colours:
-      raise errors.UsageError(
-        f"{path}.operations: {name} of {channels}-channel images; allowed: it "
-        f"needs {' or '.join(map(str, colours))} channels"
-      )
-  return Law(channels=channels, operations=operations, **values)
-
-
-def chosen(path: str, operations, known) -> tuple[str, ...]:
-  """Returns some of the known operations in their order.
-
-  Raises:
-    UsageError: none, unknown or repeated ones.
-  """
-  given = tuple(operations)
-  if not given or len(set(given)) < len(given) or set(given) - set(known):
-    raise errors.UsageError(
-      f"{path}: {given}; allowed: at least one of {', '.join(known)}, each once"
-    )
-  return tuple(name for name in known if name in given)
+  return EditDistribution(channels=channels, **values)
