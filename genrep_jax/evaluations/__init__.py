@@ -1,5 +1,5 @@
-"""Floor 2: how good a representation is, measured on real images.
+"""How good a representation or a generator is, measured on real images.
 
-A plug-in is `evaluations/<name>.py: make(cfg, encode, mesh) -> run`, and
-`run(variables)` yields (metric name, value): see lib/contracts.py.
+A plug-in is `evaluations/<name>.py: make(cfg, model, mesh) -> Evaluation`: see
+lib/contracts.py.
 """

@@ -1,6 +1,6 @@
 """A small convolutional classifier: the eyes of FID and of CAS.
 
-Inception features, the usual choice, need a download and 299x299 colour
+Inception features, the usual choice, need a download and 299x299 color
 images. A classifier trained here on the real training set sees what matters in
 the set at hand; its numbers compare generators of one set measured with one
 classifier, not across papers.
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from genrep_jax.lib import rng
+from genrep_jax.lib import images as images_lib, rng
 
 
 class Classifier(nn.Module):
@@ -55,11 +55,6 @@ class Trained(NamedTuple):
   params: Any
 
 
-def to_float(images) -> jax.Array:
-  """Maps uint8 pixels to float32 in [-1, 1]."""
-  return jnp.asarray(images, jnp.float32) / 127.5 - 1
-
-
 def train(
   images,
   labels,
@@ -94,7 +89,9 @@ def train(
   steps = epochs * size // batch_size
   net = Classifier(num_classes, width)
   tx = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-  params = net.init(rng.stream(seed, "classifier_init"), to_float(images[:1]))
+  params = net.init(
+    rng.stream(seed, "classifier_init"), images_lib.from_uint8(images[:1])
+  )
   order, shifts = rng.stream(seed, "order"), rng.stream(seed, "shifts")
 
   def shift(key, image):
@@ -114,7 +111,7 @@ def train(
     shown = jax.vmap(shift)(rng.per_index(shifts, indices), images[rows])
 
     def loss(params):
-      _, logits = net.apply(params, to_float(shown))
+      _, logits = net.apply(params, images_lib.from_uint8(shown))
       return jnp.mean(
         optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows])
       )
@@ -144,7 +141,9 @@ def predict(classifier: Trained, images, *, batch_size: int = 500):
 
   @jax.jit
   def forward(params, batch):
-    features, logits = classifier.net.apply(params, to_float(batch))
+    features, logits = classifier.net.apply(
+      params, images_lib.from_uint8(batch)
+    )
     return features, jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
   parts = [

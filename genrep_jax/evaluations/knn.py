@@ -1,7 +1,7 @@
-"""Weighted k-nearest-neighbour classification on frozen features.
+"""Weighted k-nearest-neighbor classification on frozen features.
 
 Wu et al. 2018, "Unsupervised feature learning via non-parametric instance
-discrimination" (arXiv:1805.01978), section 3.4: neighbours by cosine
+discrimination" (arXiv:1805.01978), section 3.4: neighbors by cosine
 similarity s_i, each voting for its class with the weight exp(s_i / T).
 """
 
@@ -11,53 +11,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genrep_jax.evaluations import features as features_lib
-from genrep_jax.lib import contracts, errors, mesh as mesh_lib
+from genrep_jax.evaluations import _features
+from genrep_jax.lib import contracts, mesh as mesh_lib, options
 
 _MATRIX_ENTRIES = 2**24  # similarities in memory at a time: 64 MiB
 
 
-def default_config() -> dict:
-  """Lists the options and their defaults."""
-  return {
-    "name": "knn",
-    "k": 20,  # neighbours
-    "temperature": 0.07,  # T
-    **features_lib.OPTIONS,
-  }
+OPTIONS = {
+  "k": options.integer(20, "neighbors that vote", low=1, high=2**16),
+  "temperature": options.number(0.07, "T of exp(s / T)", low=1e-3, high=1e3),
+  **_features.OPTIONS,
+}
 
 
-def make(cfg, encode, mesh) -> contracts.Evaluation:
+def make(cfg, model, mesh) -> contracts.Evaluation:
   """Makes the kNN evaluation.
 
   Args:
-    cfg: the options of `default_config`.
-    encode: (variables, images [n h w c] in [-1, 1]) -> features [n f].
+    cfg: `OPTIONS`.
+    model: has `encode`.
     mesh: the device mesh.
 
   Returns:
-    run(variables), which yields ("knn<k>_accuracy", share of the test images).
+    Yields ("knn<k>_accuracy", share of the test images).
 
   Raises:
-    UsageError: an option out of range, more neighbours than training images,
-      or no such data.
+    UsageError: more neighbors than training images, or see `_features`.
   """
-  if cfg.k < 1 or cfg.temperature <= 0:
-    raise errors.UsageError(
-      f"evaluations: {cfg.name}: k={cfg.k} must be at least 1 and "
-      f"temperature={cfg.temperature} positive"
-    )
-  dataset = features_lib.check(cfg)
-  size = min(len(dataset.train.images), cfg.train_limit or 2**62)
-  if cfg.k > size:
-    raise errors.UsageError(
-      f"evaluations: {cfg.name}: k={cfg.k} exceeds the {size} training images"
-    )
+  headline = f"knn{cfg.k}_accuracy"
 
-  def run(variables):
-    train, test, num_classes = features_lib.of_dataset(
-      cfg, encode, variables, mesh
-    )
+  def measure(train, test, num_classes):
     predicted = classify(
       *train,
       test[0],
@@ -66,9 +49,22 @@ def make(cfg, encode, mesh) -> contracts.Evaluation:
       num_classes=num_classes,
       mesh=mesh,
     )
-    yield f"knn{cfg.k}_accuracy", float(np.mean(predicted == test[1]))
+    yield headline, float(np.mean(predicted == test[1]))
 
-  return run
+  dataset, size = _features.load(cfg, model)
+  if cfg.k > size:
+    options.refuse(
+      f"evaluations.{cfg.name}.k", cfg.k, f"at most the {size} training images"
+    )
+  return _features.evaluation(
+    cfg,
+    dataset,
+    model,
+    mesh,
+    measure,
+    headline=headline,
+    about=f"{cfg.k} nearest neighbors by cosine, T = {cfg.temperature:g}",
+  )
 
 
 def classify(
@@ -87,10 +83,10 @@ def classify(
   equally supported classes by the lower number.
 
   Args:
-    bank: training features, float32 [N f]; normalised here.
+    bank: training features, float32 [N f]; normalized here.
     labels: int [N], their classes.
-    queries: features, float32 [M f]; normalised here.
-    k: neighbours that vote, at most N.
+    queries: features, float32 [M f]; normalized here.
+    k: neighbors that vote, at most N.
     temperature: T of the weights exp(s / T).
     num_classes: number of classes.
     mesh: the device mesh: the queries are spread over it.
@@ -101,18 +97,16 @@ def classify(
   share = min(_MATRIX_ENTRIES // len(bank), -(-len(queries) // mesh.size), 256)
   rows = max(1, share) * mesh.size
   everywhere = mesh_lib.replicated(mesh)
-  bank = features_lib.place(_normalise(bank), everywhere)
-  labels = features_lib.place(np.asarray(labels, np.int32), everywhere)
+  bank = _features.place(_normalize(bank), everywhere)
+  labels = _features.place(np.asarray(labels, np.int32), everywhere)
   vote = _program(mesh, k, float(temperature), num_classes)
   predicted = []
-  queries = _normalise(queries)
+  queries = _normalize(queries)
   for start in range(0, len(queries), rows):
     piece = queries[start : start + rows]
     padded = np.zeros((rows, queries.shape[1]), np.float32)
     padded[: len(piece)] = piece
-    result = vote(
-      bank, labels, features_lib.place(padded, mesh_lib.batch(mesh))
-    )
+    result = vote(bank, labels, _features.place(padded, mesh_lib.batch(mesh)))
     predicted.append(jax.device_get(result)[: len(piece)])
   return np.concatenate(predicted)
 
@@ -123,19 +117,19 @@ def _program(mesh, k, temperature, num_classes):
     similarities = jnp.matmul(
       queries, bank.T, precision=jax.lax.Precision.HIGHEST
     )
-    s, neighbours = jax.lax.top_k(similarities, k)
+    s, neighbors = jax.lax.top_k(similarities, k)
     # exp(s / T) up to a factor common to the query, which cannot overflow.
     # `max`, not s[:, :1]: the slice would turn XLA's top-k into a full sort,
     # a hundred times slower on CPU.
     weights = jnp.exp((s - s.max(axis=1, keepdims=True)) / temperature)
-    ballots = jax.nn.one_hot(labels[neighbours], num_classes)
+    ballots = jax.nn.one_hot(labels[neighbors], num_classes)
     support = (weights[..., None] * ballots).sum(axis=1)
     return support.argmax(axis=1).astype(jnp.int32)
 
   return jax.jit(vote, out_shardings=mesh_lib.replicated(mesh))
 
 
-def _normalise(x):
+def _normalize(x):
   """Scales rows to length 1; a zero row stays zero."""
   x = np.asarray(x, np.float32)
   norms = np.sqrt(np.einsum("nf,nf->n", x, x, dtype=np.float64))

@@ -2,8 +2,8 @@
 
 Kolesnikov, Zhai & Beyer 2019 (arXiv:1901.09005), section 5.2, show that the
 full-batch problem solved by L-BFGS is the reproducible form of this protocol.
-Features are standardised with the training images' mean and deviation. The
-regulariser is chosen on a held-out tenth of the training images, then the
+Features are standardized with the training images' mean and deviation. The
+regularizer is chosen on a held-out tenth of the training images, then the
 model is fitted to all of them and meets the test images once.
 """
 
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from genrep_jax.evaluations import features as features_lib
-from genrep_jax.lib import contracts, errors, mesh as mesh_lib
+from genrep_jax.evaluations import _features
+from genrep_jax.lib import contracts, mesh as mesh_lib, options
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 # Up to here one device of each process does the same work as every other: an
@@ -33,56 +33,53 @@ _OPTIMIZER = optax.lbfgs(
 )
 
 
-def default_config() -> dict:
-  """Lists the options and their defaults."""
-  return {
-    "name": "linear",
-    "l2": (1e-1, 1e-2, 1e-3, 1e-4, 1e-5),  # regularisers, to choose one from
-    "validation_share": 0.1,  # of every class, held out to choose l2
-    "max_iterations": 200,  # of L-BFGS, for each fit
-    "tolerance": 1e-3,  # on the length of the preconditioned gradient
-    "seed": 0,  # of the choice of the held-out images
-    **features_lib.OPTIONS,
-  }
+OPTIONS = {
+  "l2": options.several(
+    (1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
+    options.number(low=1e-9, high=1e6),
+    "regularizers, to choose one from",
+    least=1,
+  ),
+  "validation_share": options.number(
+    0.1, "of every class, held out to choose l2", above=0, below=1
+  ),
+  "max_iterations": options.integer(
+    200, "of L-BFGS, for each fit", low=1, high=10**6
+  ),
+  "tolerance": options.number(
+    1e-3, "on the length of the preconditioned gradient", low=1e-9, high=1
+  ),
+  "seed": options.integer(0, "of the choice of the held-out images", low=0),
+  **_features.OPTIONS,
+}
 
 
-def make(cfg, encode, mesh) -> contracts.Evaluation:
+def make(cfg, model, mesh) -> contracts.Evaluation:
   """Makes the linear probe.
 
   Args:
-    cfg: the options of `default_config`.
-    encode: (variables, images [n h w c] in [-1, 1]) -> features [n f].
+    cfg: `OPTIONS`.
+    model: has `encode`.
     mesh: the device mesh.
 
   Returns:
-    run(variables), which yields "linear_accuracy" (share of the test images),
+    Yields "linear_accuracy" (share of the test images),
     "linear_validation_accuracy" (of the held-out training images, at the chosen
     l2), "linear_l2" and "linear_gradient_norm" (of the last fit).
 
   Raises:
-    UsageError: an option out of range, or no such data.
+    UsageError: nothing could be held out, or see `_features`.
   """
-  if not cfg.l2 or min(cfg.l2) <= 0:
-    raise errors.UsageError(
-      f"evaluations: {cfg.name}: l2={tuple(cfg.l2)} must list positive numbers"
+  dataset, size = _features.load(cfg, model)
+  if size <= dataset.num_classes:
+    options.refuse(
+      f"evaluations.{cfg.name}.train_limit",
+      cfg.train_limit,
+      f"so many that {dataset.name} gives two training images of a class",
     )
-  if not 0 < cfg.validation_share < 1:
-    raise errors.UsageError(
-      f"evaluations: {cfg.name}: validation_share={cfg.validation_share} must "
-      "lie between 0 and 1"
-    )
-  if cfg.max_iterations < 1 or cfg.tolerance <= 0:
-    raise errors.UsageError(
-      f"evaluations: {cfg.name}: max_iterations={cfg.max_iterations} must be "
-      f"at least 1 and tolerance={cfg.tolerance} positive"
-    )
-  features_lib.check(cfg)
 
-  def run(variables):
-    train, test, num_classes = features_lib.of_dataset(
-      cfg, encode, variables, mesh
-    )
-    model, l2, validation_accuracy = probe(
+  def measure(train, test, num_classes):
+    fitted, l2, validation_accuracy = probe(
       *train,
       num_classes=num_classes,
       mesh=mesh,
@@ -92,19 +89,27 @@ def make(cfg, encode, mesh) -> contracts.Evaluation:
       tolerance=cfg.tolerance,
       seed=cfg.seed,
     )
-    yield "linear_accuracy", accuracy(model, *test)
+    yield "linear_accuracy", accuracy(fitted, *test)
     yield "linear_validation_accuracy", validation_accuracy
     yield "linear_l2", l2
-    yield "linear_gradient_norm", model.gradient_norm
+    yield "linear_gradient_norm", fitted.gradient_norm
 
-  return run
+  return _features.evaluation(
+    cfg,
+    dataset,
+    model,
+    mesh,
+    measure,
+    headline="linear_accuracy",
+    about="logistic regression, l2 chosen on held-out training images",
+  )
 
 
 class Model(NamedTuple):
   """A fitted classifier: logits = features @ weights + bias.
 
   Attributes:
-    weights: float32 [f k], for features as they are (not standardised).
+    weights: float32 [f k], for features as they are (not standardized).
     bias: float32 [k].
     loss: the objective at the end: mean cross-entropy and penalty.
     gradient_norm: length of the objective's gradient at the end, in the
@@ -131,14 +136,14 @@ def probe(
   tolerance: float = 1e-3,
   seed: int = 0,
 ) -> tuple[Model, float, float]:
-  """Chooses the regulariser on held-out rows, then fits to all rows.
+  """Chooses the regularizer on held-out rows, then fits to all rows.
 
   Args:
     features: float32 [N f].
     labels: int [N].
     num_classes: number of classes.
     mesh: the device mesh; rows of more than 2 GiB are spread over it.
-    l2_grid: the regularisers, tried from the strongest to the weakest; a tie
+    l2_grid: the regularizers, tried from the strongest to the weakest; a tie
       goes to the stronger. Weaker ones are not tried any more when the held-out
       accuracy has fallen by more than its standard error.
     validation_share: share of every class that is held out.
@@ -153,11 +158,11 @@ def probe(
   if features.nbytes <= _ONE_DEVICE_BYTES:
     mesh = mesh_lib.make_mesh(mesh.local_devices[:1])
   problem = Problem(features, labels, num_classes, mesh)
-  options = {"max_iterations": max_iterations, "tolerance": tolerance}
+  limits = {"max_iterations": max_iterations, "tolerance": tolerance}
   best, best_l2, model = -1.0, None, None
   selection = problem.prepare(~held_out)
   for l2 in sorted(l2_grid, reverse=True):  # strong to weak: short ways
-    model = problem.fit(selection, l2, start=model, **options)
+    model = problem.fit(selection, l2, start=model, **limits)
     score = accuracy(model, features[held_out], labels[held_out])
     if score > best:
       best, best_l2, start = score, l2, model
@@ -165,7 +170,7 @@ def probe(
       break
   everything = problem.prepare(np.ones(len(labels), bool))
   return (
-    problem.fit(everything, best_l2, start=start, **options),
+    problem.fit(everything, best_l2, start=start, **limits),
     float(best_l2),
     best,
   )
@@ -188,9 +193,6 @@ def hold_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
   Returns:
     bool [N], True = held out.
-
-  Raises:
-    UsageError: no class has two rows, so that nothing can be held out.
   """
   random = np.random.default_rng(seed)
   held_out = np.zeros(len(labels), bool)
@@ -198,11 +200,6 @@ def hold_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     members = random.permutation(np.flatnonzero(labels == label))
     count = min(max(1, round(share * len(members))), len(members) - 1)
     held_out[members[:count]] = True
-  if not held_out.any():
-    raise errors.UsageError(
-      f"evaluations: linear: nothing to hold out: {len(labels)} training "
-      "images, at most one of each class"
-    )
   return held_out
 
 
@@ -210,7 +207,7 @@ class Problem:
   """The training rows on the devices; fits to any part of them by a mask.
 
   The objective of Kolesnikov et al. and of scikit-learn (whose C is
-  1 / (l2 * rows)), with x the standardised features:
+  1 / (l2 * rows)), with x the standardized features:
 
     mean_i CE(softmax(x_i W + b), y_i) + l2 / 2 * |W|^2.
 
@@ -231,18 +228,18 @@ class Problem:
     self.labels = self._spread(np.asarray(labels, np.int32))
 
   def prepare(self, keep: np.ndarray):
-    """Standardises and rotates, by the rows that bool [N] `keep` names."""
+    """Standardizes and rotates, by the rows that bool [N] `keep` names."""
     keep = self._spread(np.asarray(keep, np.float32))
     return self.programs[0](self.features, keep)
 
   def fit(
     self, prepared, l2: float, *, max_iterations, tolerance, start=None
   ) -> Model:
-    """Minimises the objective over the rows given to `prepare`.
+    """Minimizes the objective over the rows given to `prepare`.
 
     Args:
       prepared: the result of `prepare`.
-      l2: the regulariser.
+      l2: the regularizer.
       max_iterations: of L-BFGS.
       tolerance: stop when the gradient in the preconditioned coordinates is
         not longer. There the curvature is about 1, and where it is m the
@@ -274,14 +271,14 @@ class Problem:
   def _spread(self, array):
     padding = -len(array) % self.mesh.size
     array = np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
-    return features_lib.place(array, mesh_lib.batch(self.mesh))
+    return _features.place(array, mesh_lib.batch(self.mesh))
 
   def _everywhere(self, array):
-    return features_lib.place(array, mesh_lib.replicated(self.mesh))
+    return _features.place(array, mesh_lib.replicated(self.mesh))
 
 
 class _Rotation(NamedTuple):
-  """How rows were standardised and rotated: row = (x - mean) * scale @ axes."""
+  """How rows were standardized and rotated: row = (x - mean) * scale @ axes."""
 
   mean: jax.Array
   scale: jax.Array
@@ -290,7 +287,7 @@ class _Rotation(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def _programs(mesh, num_classes):
-  """Compiles (prepare, fit), once for all masks and regularisers."""
+  """Compiles (prepare, fit), once for all masks and regularizers."""
   whole, split = mesh_lib.replicated(mesh), mesh_lib.batch(mesh)
   prepare = jax.jit(_prepare, out_shardings=(split, split, whole))
   fit = jax.jit(
@@ -343,7 +340,7 @@ def _fit(
     h = p * (1 - p) * keep[:, None] / total
     return (
       1 / jnp.sqrt(jnp.matmul(h.T, jnp.square(rows)) + l2),
-      1 / jnp.sqrt(jnp.maximum(h.sum(0), 1e-4)),  # b is not penalised
+      1 / jnp.sqrt(jnp.maximum(h.sum(0), 1e-4)),  # b is not penalized
     )
 
   def stretch(carry):

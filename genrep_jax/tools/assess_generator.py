@@ -95,7 +95,11 @@ def assess(flags) -> dict:
   import jax
   import ml_collections
 
-  from genrep_jax.evaluations import _classifier, fid, precision_recall
+  from genrep_jax.evaluations import (
+    _classifier,
+    _precision_recall as precision_recall,
+    fid,
+  )
   from genrep_jax.lib import frozen, plugins, rng, versions, weights
 
   made = frozen.from_file(flags.weights)

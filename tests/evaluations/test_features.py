@@ -1,7 +1,5 @@
 """Features: the same for every batch, number of images and of devices."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -9,8 +7,8 @@ import numpy as np
 import pytest
 
 from genrep_jax import data
-from genrep_jax.evaluations import features
-from genrep_jax.lib import contracts, errors, mesh as mesh_lib
+from genrep_jax.evaluations import _features as features
+from genrep_jax.lib import contracts, errors, mesh as mesh_lib, plugins
 
 
 def make_images(count, shape=(4, 3, 2)):
@@ -100,7 +98,7 @@ def test_a_wrong_count_is_noticed(monkeypatch):
     features.extract(encode, VARIABLES, make_images(10), mesh_of(1), 8)
 
 
-def test_image_px_resizes_and_crops_the_centre():
+def test_image_px_resizes_and_crops_the_center():
   images = np.zeros((2, 8, 24, 1), np.uint8)
   images[:, :, 8:16] = 255  # the central square of a wide image
   got = features.extract(
@@ -115,20 +113,6 @@ def test_image_px_resizes_and_crops_the_centre():
   )
 
 
-@pytest.mark.parametrize(
-  "images, batch, expected",
-  [
-    (np.zeros((2, 4, 3, 2), np.float32), 8, "float32"),
-    (np.zeros((2, 4, 3), np.uint8), 8, "not uint8"),
-    (np.zeros((0, 4, 3, 2), np.uint8), 8, "N > 0"),
-    (np.zeros((2, 4, 3, 2), np.uint8), 0, "batch=0"),
-  ],
-)
-def test_bad_input(images, batch, expected):
-  with pytest.raises(errors.UsageError, match=expected):
-    features.extract(encode, VARIABLES, images, mesh_of(1), batch)
-
-
 @pytest.fixture
 def tiny(monkeypatch):
   """Makes `data.load` return a tiny set, whatever is asked for."""
@@ -140,15 +124,15 @@ def tiny(monkeypatch):
     contracts.Split(make_images(12), labels),
     contracts.Split(make_images(5)[::-1], labels[:5]),
   )
-  monkeypatch.setattr(data, "load", lambda cfg: dataset)
+  monkeypatch.setattr(data, "load", lambda entry, path: dataset)
   monkeypatch.setattr(features, "_last", None)
   return dataset
 
 
-def config(**changes):
-  return ml_collections.ConfigDict(
-    {"name": "any", **features.OPTIONS, "batch": 8, **changes}
-  )
+def features_of(dataset, encode, variables, **changes):
+  options = plugins.defaults("evaluations", "knn") | {"batch": 8, **changes}
+  cfg = ml_collections.ConfigDict(options)
+  return features.of_dataset(cfg, dataset, encode, variables, mesh_of(1))
 
 
 def test_of_dataset_encodes_once_per_weights(tiny, monkeypatch):
@@ -161,23 +145,22 @@ def test_of_dataset_encodes_once_per_weights(tiny, monkeypatch):
 
   monkeypatch.setattr(features, "extract", counting)
   weights = jax.device_put(VARIABLES)
-  mesh = mesh_of(1)
-  first = features.of_dataset(config(), encode, weights, mesh)
-  again = features.of_dataset(config(), encode, dict(weights), mesh)
+  first = features_of(tiny, encode, weights)
+  again = features_of(tiny, encode, dict(weights))
   assert again is first and len(calls) == 2  # one for each split
   assert first[2] == 3
   np.testing.assert_array_equal(first[0][1], tiny.train.labels)
 
   other = jax.device_put({"w": VARIABLES["w"] + 1})
-  changed = features.of_dataset(config(), encode, other, mesh)
+  changed = features_of(tiny, encode, other)
   assert len(calls) == 4
   assert np.abs(changed[0][0] - first[0][0]).max() > 0.1
-  features.of_dataset(config(), encode, VARIABLES, mesh)  # numpy: may change
-  features.of_dataset(config(), encode, VARIABLES, mesh)
+  features_of(tiny, encode, VARIABLES)  # numpy: may change
+  features_of(tiny, encode, VARIABLES)
   assert len(calls) == 8
-  part = features.of_dataset(config(train_limit=6), encode, weights, mesh)
+  part = features_of(tiny, encode, weights, train_limit=6)
   np.testing.assert_array_equal(part[0][1], [0, 1, 2, 0, 1, 2])
-  features.of_dataset(config(image_px=4), encode_any, weights, mesh)
+  features_of(tiny, encode_any, weights, image_px=4)
   assert len(calls) == 12
 
 
@@ -187,21 +170,55 @@ def encode_any(variables, images):
 
 def test_kept_features_do_not_keep_the_weights_alive(tiny):
   weights = jax.device_put(VARIABLES)
-  features.of_dataset(config(), encode, weights, mesh_of(1))
+  features_of(tiny, encode, weights)
   assert features._last.leaves[0]() is weights["w"]
   del weights
   assert features._last.leaves[0]() is None
 
 
+def make(name, channels=None, **changes):
+  model = contracts.Model(encode=encode, channels=channels)
+  entry = {"name": name, "batch": 8, **changes}
+  return plugins.make("evaluations", entry, model, mesh_of(1), path="here")
+
+
+@pytest.mark.parametrize("name", ["knn", "linear"])
 @pytest.mark.parametrize(
-  "changes", [{"batch": 0}, {"image_px": -1}, {"train_limit": 2}]
+  "changes, expected",
+  [
+    ({"batch": 0}, "here.batch: given 0; allowed: an integer in 1..65536"),
+    ({"batch": 10**12}, "here.batch: given 1000000000000"),
+    ({"batch": 8.0}, "here.batch: given 8.0"),
+    ({"image_px": -1}, "here.image_px: given -1"),
+    ({"train_limit": -1}, "here.train_limit: given -1"),
+    ({"train_limit": 2}, ".train_limit: given 2; allowed: 0 or at least the 3"),
+    ({"every_steps": -2}, "here.every_steps: given -2"),
+    ({"channels": 3}, ".data: given 'tiny'; allowed: images of 3 channels"),
+    ({"data": {"name": "tinny"}}, "here.data.name: given 'tinny'; allowed: fa"),
+    ({"data": 3}, "here.data: given 3; allowed: a dictionary of options"),
+    ({"datum": {}}, "here.datum: unknown option; allowed: "),
+  ],
 )
-def test_check_refuses(tiny, changes):
-  (key,) = changes
-  with pytest.raises(errors.UsageError, match=f"{key}={changes[key]}"):
-    features.check(config(**changes))
+def test_bad_input(tiny, name, changes, expected):
+  with pytest.raises(errors.UsageError) as caught:
+    make(name, **{"k": 1} if name == "knn" else {}, **changes)
+  (line,) = str(caught.value).splitlines()
+  assert expected in line
 
 
-def test_check_returns_the_data_set(tiny):
-  assert dataclasses.asdict(features.check(config())) is not None
-  assert features.check(config(train_limit=3)) is tiny
+@pytest.mark.parametrize("name", ["knn", "linear"])
+def test_an_evaluation_says_what_it_judges(tiny, name):
+  options = {"k": 1} if name == "knn" else {"max_iterations": 3}
+  made = make(name, channels=2, train_limit=6, **options)
+  assert made.requires == {"encode"} and made.unit == "%"
+  assert made.about.endswith(", on tiny")
+  results = dict(made.run(VARIABLES))
+  assert made.headline in results
+  # Raw pixels are judged by the same code, without weights.
+  same = plugins.make(
+    "evaluations",
+    {"name": name, "batch": 8, "train_limit": 6, **options},
+    contracts.Model(encode=features.raw_pixels),
+    mesh_of(1),
+  )
+  assert dict(same.run({})).keys() == results.keys()

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from genrep_jax.evaluations import _classifier, fid, precision_recall
+from genrep_jax.evaluations import (
+  _classifier,
+  _precision_recall as precision_recall,
+  fid,
+)
 
 
 def covariance(seed, size=5):
@@ -98,7 +102,7 @@ def test_precision_and_recall_tell_which_side_fails():
   assert precision_recall.precision_recall(both, both) == (1.0, 1.0)
 
 
-def test_a_row_is_not_its_own_neighbour():
+def test_a_row_is_not_its_own_neighbor():
   x = np.array([[0.0], [1.0], [3.0], [7.0]])
   got = precision_recall.squared_radii(x, 1, chunk=3)
   np.testing.assert_allclose(got, [1, 1, 4, 16])

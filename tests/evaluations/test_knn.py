@@ -1,13 +1,12 @@
 """Weighted kNN against a loop over the queries, ties and limits."""
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
 from genrep_jax import data
-from genrep_jax.evaluations import features, knn
-from genrep_jax.lib import contracts, errors, mesh as mesh_lib
+from genrep_jax.evaluations import _features, knn
+from genrep_jax.lib import contracts, errors, mesh as mesh_lib, plugins
 
 
 def mesh_of(count):
@@ -34,8 +33,8 @@ def twin(bank, labels, queries, k, temperature, num_classes):
 def test_against_a_loop(devices, k, temperature):
   random = np.random.default_rng(k)
   labels = random.integers(0, 4, 40)
-  centres = random.normal(size=(4, 6))
-  bank = (centres[labels] + random.normal(size=(40, 6))).astype(np.float32)
+  centers = random.normal(size=(4, 6))
+  bank = (centers[labels] + random.normal(size=(40, 6))).astype(np.float32)
   queries = random.normal(size=(37, 6)).astype(np.float32)
   got = knn.classify(
     bank,
@@ -117,41 +116,52 @@ def toy(per_class=15):
 
 
 @pytest.fixture
-def cfg(monkeypatch):
-  monkeypatch.setattr(data, "load", lambda cfg: toy())
-  return ml_collections.ConfigDict({**knn.default_config(), "batch": 16})
+def make(monkeypatch):
+  monkeypatch.setattr(data, "load", lambda entry, path: toy())
+
+  def make(encode=_features.raw_pixels, **options):
+    entry = {"name": "knn", "batch": 16, **options}
+    model = contracts.Model(encode=encode)
+    return plugins.make("evaluations", entry, model, mesh_of(8), path="here")
+
+  return make
 
 
-def test_the_plug_in_reports_k_in_the_name(cfg):
-  cfg.k = 5
-  run = knn.make(cfg, features.raw_pixels, mesh_of(8))
-  ((name, value),) = run({})
-  assert name == "knn5_accuracy" and value == 1.0
+def test_the_plug_in_reports_k_in_the_name(make):
+  made = make(k=5)
+  assert made.headline == "knn5_accuracy"
+  assert dict(made.run({})) == {"knn5_accuracy": 1.0}
+  assert made.about == "5 nearest neighbors by cosine, T = 0.07, on toy"
 
   def blind(variables, images):
     return images[:, 0, 0] * 0 + 1
 
-  ((_, value),) = knn.make(cfg, blind, mesh_of(8))({})
+  ((_, value),) = make(blind, k=5).run({})
   assert value == pytest.approx(1 / 3)  # everything a tie: always class 0
 
 
 @pytest.mark.parametrize(
-  "changes, expected",
+  "options, expected",
   [
-    ({"k": 0}, "k=0"),
-    ({"temperature": 0.0}, "temperature=0.0"),
-    ({"k": 46}, "k=46 exceeds the 45"),
-    ({"k": 10, "train_limit": 9}, "k=10 exceeds the 9"),
-    ({"batch": 0}, "batch=0"),
+    ({"k": 0}, "here.k: given 0"),
+    ({"k": 5.0}, "here.k: given 5.0"),
+    (
+      {"temperature": 0.0},
+      "here.temperature: given 0.0; allowed: a finite num",
+    ),
+    ({"temperature": float("nan")}, "here.temperature: given nan"),
+    ({"temperature": float("inf")}, "here.temperature: given inf"),
+    ({"temperature": 1e30}, "here.temperature: given 1e+30"),
+    ({"k": 46}, ".k: given 46; allowed: at most the 45 training images"),
+    ({"k": 10, "train_limit": 9}, ".k: given 10; allowed: at most the 9 train"),
   ],
 )
-def test_bad_input(cfg, changes, expected):
-  cfg.update(changes)
-  with pytest.raises(errors.UsageError, match=expected):
-    knn.make(cfg, features.raw_pixels, mesh_of(1))
+def test_bad_input(make, options, expected):
+  with pytest.raises(errors.UsageError) as caught:
+    make(**options)
+  assert expected in str(caught.value)
 
 
 def test_no_data_named():
-  cfg = ml_collections.ConfigDict(knn.default_config())
-  with pytest.raises(errors.UsageError, match="data.name is empty"):
-    knn.make(cfg, features.raw_pixels, mesh_of(1))
+  with pytest.raises(errors.UsageError, match="knn.data.name: given ''"):
+    plugins.make("evaluations", {"name": "knn"}, contracts.Model(), mesh_of(1))

@@ -1,14 +1,13 @@
 """The linear probe: at its optimum, honest about its choice of l2."""
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 import scipy.optimize
 
 from genrep_jax import data
-from genrep_jax.evaluations import features, linear
-from genrep_jax.lib import contracts, errors, mesh as mesh_lib
+from genrep_jax.evaluations import _features, linear
+from genrep_jax.lib import contracts, errors, mesh as mesh_lib, plugins
 
 
 def mesh_of(count):
@@ -49,8 +48,8 @@ def objective(parameters, x, labels, l2):
   return value, gradient.ravel()
 
 
-def standardised(model, x):
-  """The model's parameters for standardised features, as `objective` wants."""
+def standardized(model, x):
+  """The model's parameters for standardized features, as `objective` wants."""
   x = x.astype(np.float64)
   weights = model.weights * x.std(axis=0)[:, None]
   bias = model.bias + x.mean(axis=0) @ model.weights
@@ -76,7 +75,7 @@ def test_optimum_against_scipy(l2):
     jac=True,
     options={"gtol": 1e-7},
   )
-  parameters = standardised(model, x)
+  parameters = standardized(model, x)
   value, gradient = objective(parameters, x, labels, l2)
   assert best.fun <= value <= best.fun + 1e-5
   assert model.loss == pytest.approx(value, abs=1e-5)
@@ -144,7 +143,7 @@ def test_features_may_be_scaled_and_shifted():
   assert other.loss == pytest.approx(one.loss, abs=1e-4)
 
 
-def test_strong_regulariser_leaves_the_class_shares():
+def test_strong_regularizer_leaves_the_class_shares():
   x, labels = make_rows()
   model = fit(x, labels, 1e5)
   shares = np.bincount(labels) / len(labels)
@@ -166,8 +165,6 @@ def test_hold_out_is_stratified_and_deterministic():
   np.testing.assert_array_equal(np.bincount(labels[held_out]), [10, 3, 1])
   np.testing.assert_array_equal(held_out, linear.hold_out(labels, 0.1, 0))
   assert (held_out != linear.hold_out(labels, 0.1, 1)).any()
-  with pytest.raises(errors.UsageError, match="nothing to hold out: 3"):
-    linear.hold_out(np.arange(3), 0.1, 0)
 
 
 def scripted(monkeypatch, accuracies):
@@ -217,11 +214,17 @@ def test_stops_when_accuracy_falls_by_more_than_its_error(monkeypatch):
 
 
 @pytest.fixture
-def cfg(monkeypatch):
-  dataset = toy()
-  monkeypatch.setattr(data, "load", lambda cfg: dataset)
-  monkeypatch.setattr(features, "_last", None)
-  return ml_collections.ConfigDict({**linear.default_config(), "batch": 32})
+def make(monkeypatch):
+  monkeypatch.setattr(_features, "_last", None)
+
+  def make(dataset=None, **options):
+    dataset = dataset or toy()
+    monkeypatch.setattr(data, "load", lambda entry, path: dataset)
+    entry = {"name": "linear", "batch": 32, **options}
+    model = contracts.Model(encode=_features.raw_pixels)
+    return plugins.make("evaluations", entry, model, mesh_of(8), path="here")
+
+  return make
 
 
 def toy(per_class=20):
@@ -235,44 +238,51 @@ def toy(per_class=20):
   return contracts.Dataset("toy", 3, (), *splits)
 
 
-def test_the_plug_in(cfg):
-  run = linear.make(cfg, features.raw_pixels, mesh_of(8))
-  first = dict(run({}))
+def test_the_plug_in(make):
+  made = make()
+  first = dict(made.run({}))
   assert set(first) == {
     "linear_accuracy",
     "linear_validation_accuracy",
     "linear_l2",
     "linear_gradient_norm",
   }
-  assert first["linear_accuracy"] == 1.0
-  assert first["linear_l2"] in cfg.l2
-  assert dict(run({})) == first  # same bits
+  assert made.headline == "linear_accuracy" and first[made.headline] == 1.0
+  assert first["linear_l2"] in plugins.defaults("evaluations", "linear")["l2"]
+  assert dict(made.run({})) == first  # same bits
 
 
-def test_test_labels_are_not_looked_at_before_the_end(cfg, monkeypatch):
-  honest = dict(linear.make(cfg, features.raw_pixels, mesh_of(8))({}))
+def test_test_labels_are_not_looked_at_before_the_end(make):
+  honest = dict(make().run({}))
   dataset = toy()
   wrong = contracts.Split(dataset.test.images, (dataset.test.labels + 1) % 3)
   spoilt = contracts.Dataset("toy", 3, (), dataset.train, wrong)
-  monkeypatch.setattr(data, "load", lambda cfg: spoilt)
-  result = dict(linear.make(cfg, features.raw_pixels, mesh_of(8))({}))
+  result = dict(make(spoilt).run({}))
   assert result.pop("linear_accuracy") == 0.0
   honest.pop("linear_accuracy")
   assert result == honest
 
 
 @pytest.mark.parametrize(
-  "changes, expected",
+  "options, expected",
   [
-    ({"l2": ()}, "l2="),
-    ({"l2": (0.1, 0.0)}, "must list positive"),
-    ({"validation_share": 1.0}, "validation_share=1.0"),
-    ({"max_iterations": 0}, "max_iterations=0"),
-    ({"tolerance": 0.0}, "tolerance=0.0"),
-    ({"train_limit": 2}, "train_limit=2"),
+    ({"l2": ()}, "here.l2: given (); allowed: a tuple of at least 1, each a f"),
+    ({"l2": (0.1, 0.0)}, "here.l2: given (0.1, 0.0)"),
+    ({"l2": 0.1}, "here.l2: given 0.1"),
+    ({"l2": ("a",)}, "here.l2: given ('a',)"),
+    ({"l2": (float("nan"),)}, "here.l2: given (nan,)"),
+    ({"validation_share": 1.0}, "here.validation_share: given 1.0"),
+    ({"max_iterations": 0}, "here.max_iterations: given 0"),
+    ({"tolerance": 0.0}, "here.tolerance: given 0.0"),
+    ({"tolerance": float("nan")}, "here.tolerance: given nan"),
+    ({"seed": -1}, "here.seed: given -1; allowed: an integer >= 0"),
+    (
+      {"train_limit": 3},
+      ".train_limit: given 3; allowed: so many that toy giv",
+    ),
   ],
 )
-def test_bad_input(cfg, changes, expected):
-  cfg.update(changes)
-  with pytest.raises(errors.UsageError, match=expected):
-    linear.make(cfg, features.raw_pixels, mesh_of(1))
+def test_bad_input(make, options, expected):
+  with pytest.raises(errors.UsageError) as caught:
+    make(**options)
+  assert expected in str(caught.value)

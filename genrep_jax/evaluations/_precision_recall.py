@@ -14,7 +14,7 @@ def squared_radii(features, k: int, *, chunk: int = 1000) -> np.ndarray:
 
   Args:
     features: [n f], n > k.
-    k: which neighbour, 1 is the nearest.
+    k: which neighbor, 1 is the nearest.
     chunk: rows at a time, to bound memory.
 
   Returns:
@@ -24,7 +24,7 @@ def squared_radii(features, k: int, *, chunk: int = 1000) -> np.ndarray:
   radii = []
   for start in range(0, len(x), chunk):
     d = _squared_distances(x[start : start + chunk], x)
-    # A row is not its own neighbour, even where rounding says so.
+    # A row is not its own neighbor, even where rounding says so.
     d[np.arange(len(d)), start + np.arange(len(d))] = np.inf
     radii.append(np.partition(d, k - 1, axis=1)[:, k - 1])
   return np.concatenate(radii)
@@ -36,7 +36,7 @@ def coverage(manifold, points, k: int = 3, *, chunk: int = 1000) -> float:
   Args:
     manifold: [n f], the rows the balls are around.
     points: [m f].
-    k: the radius of a row's ball is the distance to its k-th neighbour.
+    k: the radius of a row's ball is the distance to its k-th neighbor.
     chunk: rows at a time.
 
   Returns:

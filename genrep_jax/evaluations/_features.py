@@ -8,15 +8,102 @@ import jax.numpy as jnp
 import numpy as np
 
 from genrep_jax import data
-from genrep_jax.lib import contracts, errors, mesh as mesh_lib
+from genrep_jax.lib import (
+  contracts,
+  errors,
+  images as images_lib,
+  mesh as mesh_lib,
+  options,
+)
 
-# Options that every evaluation on real images shares.
+# Options of every evaluation of features.
 OPTIONS = {
-  "data": {"name": ""},  # a data set; empty: the trainer fills in the run's
-  "batch": 512,  # images per call; rounded up to a multiple of the devices
-  "image_px": 0,  # side to resize and centre-crop to; 0: as they are
-  "train_limit": 0,  # class-balanced part of the training set; 0: all of it
+  "data": options.Entry(
+    "data", "", "real images to judge on; empty: the run's"
+  ),
+  "batch": options.integer(
+    512,
+    "at once; rounded up to a multiple of the devices",
+    low=1,
+    high=2**16,
+    unit="images",
+  ),
+  "image_px": options.integer(
+    0,
+    "side to resize and center-crop to; 0: as they are",
+    low=0,
+    high=4096,
+    unit="px",
+  ),
+  "train_limit": options.integer(
+    0, "class-balanced part of the training set; 0: all", low=0, unit="images"
+  ),
 }
+
+
+def load(cfg, model: contracts.Model) -> tuple[contracts.Dataset, int]:
+  """Loads the images to judge on.
+
+  Args:
+    cfg: an evaluation's entry, with `OPTIONS`.
+    model: has the channels.
+
+  Returns:
+    (the data set, number of training images that are used of it).
+
+  Raises:
+    UsageError: no such data, images of other channels than the model's, or
+      `train_limit` below the number of classes.
+  """
+  path = f"evaluations.{cfg.name}"
+  dataset = data.load(cfg.data, f"{path}.data")
+  check_channels(f"{path}.data", dataset, model)
+  if 0 < cfg.train_limit < dataset.num_classes:
+    options.refuse(
+      f"{path}.train_limit",
+      cfg.train_limit,
+      f"0 or at least the {dataset.num_classes} classes of {dataset.name}",
+    )
+  size = len(dataset.train.labels)
+  return dataset, min(size, cfg.train_limit or size)
+
+
+def check_channels(path, dataset, model: contracts.Model) -> None:
+  """Refuses images of other channels than the model's, if it says them."""
+  given, wanted = dataset.test.images.shape[-1], model.channels
+  if wanted is not None and given != wanted:
+    options.refuse(
+      path,
+      dataset.name,
+      f"images of {wanted} channel{'s' * (wanted > 1)}, as in training; these "
+      f"have {given}",
+    )
+
+
+def evaluation(
+  cfg, dataset, model: contracts.Model, mesh, measure, *, headline, about
+) -> contracts.Evaluation:
+  """Makes an evaluation of frozen features.
+
+  Args:
+    cfg: its entry, with `OPTIONS`.
+    dataset: from `load`.
+    model: has `encode`.
+    mesh: the device mesh.
+    measure: (train, test, num_classes) -> (metric, value) pairs, with the
+      features float32 [N f] and labels int [N] of either split.
+    headline: see contracts.Evaluation.
+    about: the protocol; the data set is added.
+  """
+
+  def run(variables):
+    return measure(*of_dataset(cfg, dataset, model.encode, variables, mesh))
+
+  return contracts.Evaluation(
+    run=run,
+    headline=headline,
+    about=f"{about}, on {dataset.name}",
+  )
 
 
 def raw_pixels(variables, images: jax.Array) -> jax.Array:
@@ -45,27 +132,18 @@ def extract(
     encode: (variables, images float32 [n h w c] in [-1, 1]) -> [n f], jit-able;
       a row of its result depends on that row's image only.
     variables: what `encode` wants; used where it lies.
-    images: uint8 [N h w c], the same in every process.
+    images: uint8 [N h w c], N >= 1, the same in every process.
     mesh: the device mesh; a batch is spread over it.
     batch: images per call, over all devices; rounded up to a multiple of their
       number, so that any value works on any machine.
-    image_px: side of the square to resize and centre-crop to; 0: as they are.
+    image_px: side of the square to resize and center-crop to; 0: as they are.
 
   Returns:
     float32 [N f], the same in every process.
 
   Raises:
-    UsageError: images are not uint8 [N h w c] or N is 0, or batch < 1.
     Diverged: a feature is not finite.
   """
-  images = np.asarray(images)
-  if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-    raise errors.UsageError(
-      f"features: images are {images.dtype}{list(images.shape)}, "
-      "not uint8 [N h w c] with N > 0"
-    )
-  if batch < 1:
-    raise errors.UsageError(f"features: batch={batch} must be at least 1")
   batch = -(-batch // mesh.size) * mesh.size
   program = _program(encode, mesh, image_px)
   sharding = mesh_lib.batch(mesh)
@@ -113,14 +191,15 @@ def place(array: np.ndarray, sharding) -> jax.Array:
   return jax.make_array_from_single_device_arrays(array.shape, sharding, pieces)
 
 
-def of_dataset(cfg, encode, variables, mesh):
+def of_dataset(cfg, dataset: contracts.Dataset, encode, variables, mesh):
   """Encodes the training (or its part) and test images of a data set.
 
   The last result is kept while `variables` live, so that evaluations which
   follow each other on the same weights encode once.
 
   Args:
-    cfg: an evaluation's config, with the keys of `OPTIONS`.
+    cfg: an evaluation's entry, with `OPTIONS`.
+    dataset: from `load`.
     encode: see `extract`.
     variables: see `extract`.
     mesh: the device mesh.
@@ -130,20 +209,22 @@ def of_dataset(cfg, encode, variables, mesh):
     number of classes).
   """
   global _last
-  dataset = data.load(cfg.data)
   leaves, structure = jax.tree.flatten(variables)
   key = (dataset, encode, mesh, structure, cfg.image_px, cfg.train_limit)
   if _last is None or not _last.matches(key, leaves):
-    chosen = data.balanced_indices(dataset.train.labels, cfg.train_limit)
-    result = []
-    for images, labels in (
-      [array[chosen] for array in dataset.train],
-      dataset.test,
-    ):
-      features = extract(
-        encode, variables, images, mesh, cfg.batch, image_px=cfg.image_px
+    train = dataset.train
+    if 0 < cfg.train_limit < len(train.labels):
+      chosen = data.balanced_indices(train.labels, cfg.train_limit)
+      train = contracts.Split(*(array[chosen] for array in train))
+    result = [
+      (
+        extract(
+          encode, variables, images, mesh, cfg.batch, image_px=cfg.image_px
+        ),
+        labels,
       )
-      result.append((features, np.asarray(labels)))
+      for images, labels in (train, dataset.test)
+    ]
     _last = _Kept(key, leaves, (*result, dataset.num_classes))
   return _last.result
 
@@ -153,7 +234,7 @@ class _Kept:
 
   def __init__(self, key, leaves, result):
     self.key, self.result = key, result
-    # numpy arrays can change in place: only immutable weights are recognised.
+    # numpy arrays can change in place: only immutable weights are recognized.
     fixed = bool(leaves) and all(isinstance(x, jax.Array) for x in leaves)
     self.leaves = [weakref.ref(x) for x in leaves] if fixed else None
 
@@ -170,38 +251,12 @@ class _Kept:
 _last: _Kept | None = None
 
 
-def check(cfg) -> contracts.Dataset:
-  """Checks an evaluation's shared options and loads its data set.
-
-  Args:
-    cfg: an evaluation's config, with the keys of `OPTIONS`.
-
-  Returns:
-    The data set.
-
-  Raises:
-    UsageError: an option out of range, or no such data.
-  """
-  for key, least in (("batch", 1), ("image_px", 0), ("train_limit", 0)):
-    if cfg[key] < least:
-      raise errors.UsageError(
-        f"evaluations: {cfg.name}: {key}={cfg[key]} must be at least {least}"
-      )
-  dataset = data.load(cfg.data)
-  if 0 < cfg.train_limit < dataset.num_classes:
-    raise errors.UsageError(
-      f"evaluations: {cfg.name}: train_limit={cfg.train_limit} is below the "
-      f"{dataset.num_classes} classes of {dataset.name}"
-    )
-  return dataset
-
-
 @functools.lru_cache(maxsize=8)
 def _program(encode, mesh, image_px):
   """Compiles uint8 [b h w c], mask [b] -> features [b f], the same mask."""
 
   def program(variables, images, mask):
-    x = images.astype(jnp.float32) / 127.5 - 1.0
+    x = images_lib.from_uint8(images)
     if image_px:
       x = _resize(x, image_px)
     features = encode(variables, x).astype(jnp.float32)
@@ -212,7 +267,7 @@ def _program(encode, mesh, image_px):
 
 
 def _resize(x, side):
-  """Resizes [b h w c] to a shorter side of `side` and cuts out the centre."""
+  """Resizes [b h w c] to a shorter side of `side` and cuts out the center."""
   height, width = x.shape[1:3]
   scale = side / min(height, width)
   shape = (max(side, round(height * scale)), max(side, round(width * scale)))
