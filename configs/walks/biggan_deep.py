@@ -1,9 +1,9 @@
 """Trains GenRep's walks: six operations at once on BigGAN-deep-256.
 
-Command:  python -m genrep_jax.main --config configs/steering/biggan_deep.py \
+Command:  python -m genrep_jax.main --config configs/walks/biggan_deep.py \
             --workdir runs/walks_biggan
           then, as T_z of configs/imagenet/biggan_deep.py, add
-            --config.views.latent.name=steered \
+            --config.views.latent.name=walks \
             --config.views.latent.file=runs/walks_biggan/walks.safetensors \
             --config.views.latent.rot3d_gain=5.0
           (GenRep's data sets have the factor 5; its training has not).
@@ -19,7 +19,7 @@ from configs import common
 
 def get_config():
   """The settings of GenRep's `biggan_steer_train.py`."""
-  c = common.get_steering("walks of BigGAN-deep")
+  c = common.get_walks("walks of BigGAN-deep")
   c.global_batch = 32
   c.total_examples = 160_000  # 5,000 steps
   c.generator.name = "biggan_deep"

@@ -1,1 +1,0 @@
-"""Training of latent walks, job=steer."""
