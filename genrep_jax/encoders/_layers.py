@@ -1,25 +1,57 @@
 """Convolution and norm as every convolutional encoder here uses them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 
-from genrep_jax.lib import errors
+from genrep_jax.lib import contracts, options
 
-_EPSILON = 1e-5
+EPSILON = 1e-5
 # Running statistics keep this share of their old value at each update, which
 # PyTorch calls momentum 0.1. Unlike PyTorch's, the variance averaged is the
 # biased one: the difference is 1/(n*h*w).
 _MOMENTUM = 0.9
 
 
-def check_group_size(group_size: int, channels: int):
-  """Raises UsageError unless groups of `group_size` make up `channels`."""
-  if group_size < 1 or channels % group_size:
-    raise errors.UsageError(
-      f"encoder.group_size must divide the first layer's {channels} "
-      f"channels, got {group_size}"
+def check_group_size(cfg, channels: int) -> None:
+  """Refuses groups that do not make up `channels`, if the norm is by groups."""
+  if cfg.norm == "group" and channels % cfg.group_size:
+    options.refuse(
+      "encoder.group_size", cfg.group_size, f"a divisor of {channels} channels"
     )
+
+
+def run(module: nn.Module, variables, images, train: bool):
+  """Runs a module with batch norms; they see the batch in training only.
+
+  Returns:
+    (its outputs, batch_stats, which training has updated).
+  """
+  if not train:
+    outputs = module.apply(variables, images, train=False)
+    return outputs, variables["batch_stats"]
+  outputs, updated = module.apply(
+    variables, images, train=True, mutable=["batch_stats"]
+  )
+  return outputs, updated.get("batch_stats", {})
+
+
+def encoder(module: nn.Module, init: Callable, of: Callable):
+  """Makes a contracts.Encoder of a module.
+
+  Args:
+    module: called with (images, train=...).
+    init: (module, key, image_shape) -> variables.
+    of: the module's outputs -> (pooled, local), float32.
+  """
+
+  def apply(variables, images, *, train, local=False):
+    outputs, batch_stats = run(module, variables, images, train)
+    pooled, last = of(outputs)
+    return contracts.Features(pooled, last if local else None), batch_stats
+
+  return contracts.Encoder(lambda key, shape: init(module, key, shape), apply)
 
 
 class Layers(nn.Module):
@@ -60,7 +92,7 @@ class Layers(nn.Module):
       return nn.GroupNorm(
         num_groups=None,
         group_size=self.group_size,
-        epsilon=_EPSILON,
+        epsilon=EPSILON,
         dtype=self.dtype,
         name=name,
       )(x)
@@ -71,7 +103,7 @@ class Layers(nn.Module):
     return nn.BatchNorm(
       use_running_average=not train,
       momentum=_MOMENTUM,
-      epsilon=_EPSILON,
+      epsilon=EPSILON,
       name=name,
       **options,
     )(x)

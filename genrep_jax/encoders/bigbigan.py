@@ -24,47 +24,55 @@ THE RELEASED FILES WERE NEVER SEEN HERE, and no code of the encoder is public.
 
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
-from genrep_jax.encoders import _bigbigan_source, _layers, resnet
-from genrep_jax.lib import contracts, errors, rng
+from genrep_jax.encoders import _layers, resnet
+from genrep_jax.encoders.contrib import bigbigan_tf
+from genrep_jax.lib import contracts, options, plugins, rng
 
-_TRUNKS = ("resnet50", "revnet50x4")
-_FEATURES = ("avepool", "bn_crelu")
 _HEAD_WIDTH = 4096
 _HEAD_BLOCKS = 2
 _REVNET_CHANNELS = 1024  # after the first convolution: 64 * filters_factor
 _RESNET_CHANNELS = 64
 
-
-# Options that may differ from those the weights were made with (lib/frozen.py).
-FREE_OPTIONS = ("features",)
-
-
-def default_config() -> dict[str, Any]:
-  """Returns the options of `make` with their defaults."""
-  return {
-    "name": "bigbigan",
-    "trunk": "resnet50",  # resnet50 | revnet50x4
-    "width": 1.0,  # multiplies every channel count, and the head's width
-    "blocks": (3, 4, 6, 3),  # per stage
-    # avepool: h, the mean over positions | bn_crelu: ReLU(BN(h)), ReLU(-BN(h))
-    "features": "avepool",
-    "latent_dim": 120,
-  }
+OPTIONS = {
+  "trunk": options.choice(
+    "resnet50", ("resnet50", "revnet50x4"), "without its classifier", bound=True
+  ),
+  "width": options.number(
+    1.0,
+    "multiplies every channel count, and the head's width",
+    low=1 / 128,
+    high=16,
+    bound=True,
+  ),
+  "blocks": options.several(
+    (3, 4, 6, 3),
+    options.integer(low=1, high=64),
+    "of each stage",
+    lengths=(4,),
+    bound=True,
+  ),
+  "features": options.choice(
+    "avepool",
+    ("avepool", "bn_crelu"),
+    "avepool: h, the mean over positions; bn_crelu: ReLU(BN(h)), ReLU(-BN(h))",
+  ),
+  "latent_dim": options.integer(
+    120, "of the head's latents", low=1, high=65536, bound=True
+  ),
+}
 
 
 def make(cfg, *, dtype=jnp.float32) -> contracts.Encoder:
   """Makes the encoder.
 
   Args:
-    cfg: see `default_config`.
+    cfg: see `OPTIONS`.
     dtype: compute dtype, float32 or bfloat16. Parameters, batch statistics and
       features are float32 in either case.
 
@@ -74,7 +82,7 @@ def make(cfg, *, dtype=jnp.float32) -> contracts.Encoder:
     hold the head, too, of which features do not depend; see `make_encode`.
 
   Raises:
-    UsageError: an option is out of range.
+    UsageError: a width that the trunk cannot have.
   """
   trunk = _trunk(cfg, dtype)
   both = cfg.features == "bn_crelu"
@@ -101,7 +109,7 @@ def make_encode(cfg, *, dtype=jnp.float32):
   """Makes the map to latents.
 
   Args:
-    cfg: see `default_config`.
+    cfg: see `OPTIONS`.
     dtype: compute dtype of the trunk; the head is float32.
 
   Returns:
@@ -110,7 +118,7 @@ def make_encode(cfg, *, dtype=jnp.float32):
     latent is z_mean + z_stdev * a standard normal.
 
   Raises:
-    UsageError: an option is out of range.
+    UsageError: a width that the trunk cannot have.
   """
   trunk = _trunk(cfg, dtype)
 
@@ -141,121 +149,77 @@ def latents(head, h: jax.Array) -> tuple[jax.Array, jax.Array]:
   return mean, jax.nn.softplus(raw)
 
 
-def convert(
-  arrays: Mapping[str, np.ndarray],
-  *,
-  trunk: str = "resnet50",
-  table: str | None = None,
-  features: str = "avepool",
-  epsilon: float = 1e-5,
+def _convert(
+  arrays: Mapping[str, np.ndarray], *, trunk, table, features, epsilon
 ) -> tuple[dict, dict]:
   """Converts the variables of TensorFlow Hub's module.
 
   How the released files call the encoder's variables is not known: the default
-  table only guesses. _bigbigan_variables.py says how to make one's own.
-
-  Args:
-    arrays: variables, name -> array, e.g. from lib/tensor_bundle.py; those
-      outside the table's prefix are ignored.
-    trunk: "resnet50" or "revnet50x4".
-    table: a text file; None: the guesses.
-    features: the option of that name to write into the config.
-    epsilon: of the source's batch norms. Ours is another constant; the stored
-      variances make up for it.
-
-  Returns:
-    (variables of float32 numpy arrays, options: the config values of all keys
-    of `default_config` but "name").
-
-  Raises:
-    UsageError: an option out of range, a table that makes no sense, or
-      missing, left-over and mis-shaped variables, by name.
+  table only guesses. contrib/bigbigan_variables.py says how to make one's own.
+  Variables outside the table's prefix are ignored.
   """
-  names = _bigbigan_source.read_table(table)
-  options = default_config() | {"trunk": trunk, "features": features}
-  del options["name"]
-  cfg = ml_collections.ConfigDict(options)
-  _trunk(cfg, jnp.float32)  # checks the options
-  resnet50 = trunk == "resnet50"
-  stem = (
-    "params/trunk/stem/conv/kernel"
-    if resnet50
-    else ("params/trunk/stem/kernel")
-  )
-  channels = _RESNET_CHANNELS if resnet50 else _REVNET_CHANNELS
-  found = _bigbigan_source.size(arrays, names, stem, -1, channels)
-  outputs = 2 * options["latent_dim"]
+  names = bigbigan_tf.read_table(table)
+  stem, channels = "params/trunk/stem/kernel", _REVNET_CHANNELS
+  if trunk == "resnet50":
+    stem, channels = "params/trunk/stem/conv/kernel", _RESNET_CHANNELS
+  found = bigbigan_tf.size(arrays, names, stem, -1, channels)
   leaf = "params/head/linear_out/bias"
-  outputs = _bigbigan_source.size(arrays, names, leaf, -1, outputs)
-  cfg.width, cfg.latent_dim = found / channels, outputs // 2
-  template = _template(trunk, cfg.width, cfg.latent_dim)
-  what = f"BigBiGAN's {trunk}, width {cfg.width:g}"
-  variables = _bigbigan_source.fill(arrays, names, template, what)
-  difference = epsilon - _layers._EPSILON
-  variables["batch_stats"] = _bigbigan_source.shift_epsilon(
-    variables["batch_stats"], difference
+  outputs = bigbigan_tf.size(
+    arrays, names, leaf, -1, 2 * OPTIONS["latent_dim"].default
   )
-  return variables, {key: cfg[key] for key in options}
+  made = {
+    "trunk": trunk,
+    "width": found / channels,
+    "blocks": OPTIONS["blocks"].default,
+    "features": features,
+    "latent_dim": outputs // 2,
+  }
+  what = f"BigBiGAN's {trunk}, width {made['width']:g}"
+  template = _template(trunk, made["width"], made["latent_dim"])
+  variables = bigbigan_tf.fill(arrays, names, template, what)
+  variables["batch_stats"] = bigbigan_tf.shift_epsilon(
+    variables["batch_stats"], epsilon - _layers.EPSILON
+  )
+  return variables, made
+
+
+CONVERTER = contracts.Converter(
+  _convert,
+  options={
+    "trunk": OPTIONS["trunk"],
+    "table": options.text("", "a file of names; empty: guesses"),
+    "features": OPTIONS["features"],
+    "epsilon": options.number(
+      1e-5,
+      "of the source's batch norms; the stored variances make up for ours",
+      above=0,
+      high=1,
+    ),
+  },
+)
 
 
 @functools.cache
 def _template(trunk: str, width: float, latent_dim: int) -> contracts.Tree:
   """Returns the shapes of the variables; tracing them takes a second."""
   sizes = {"trunk": trunk, "width": width, "latent_dim": latent_dim}
-  encoder = make(ml_collections.ConfigDict(default_config() | sizes))
-  return jax.eval_shape(
-    lambda key: encoder.init(key, (256, 256, 3)), jax.random.key(0)
-  )
-
-
-def feature_dim(trunk: str, width: float) -> int:
-  """Returns the number of the trunk's last channels."""
-  if trunk == "resnet50":
-    return 32 * round(_RESNET_CHANNELS * width)
-  return 8 * round(_REVNET_CHANNELS * width)
+  encoder = plugins.make("encoders", {"name": "bigbigan", **sizes})
+  return jax.eval_shape(lambda: encoder.init(jax.random.key(0), (256, 256, 3)))
 
 
 def _trunk(cfg, dtype):
-  """Checks the options and builds the trunk: images -> {stage: [n m m f]}."""
-  if cfg.trunk not in _TRUNKS:
-    raise errors.UsageError(
-      f"encoder.trunk must be one of {', '.join(_TRUNKS)}, got {cfg.trunk!r}"
-    )
-  if cfg.features not in _FEATURES:
-    raise errors.UsageError(
-      f"encoder.features must be one of {', '.join(_FEATURES)}, got "
-      f"{cfg.features!r}"
-    )
-  if cfg.latent_dim < 1:
-    raise errors.UsageError(
-      f"encoder.latent_dim must be at least 1, got {cfg.latent_dim}"
-    )
+  """Builds the trunk: images -> {stage: [n m m f]}."""
   blocks = tuple(cfg.blocks)
-  if len(blocks) != 4 or min(blocks) < 1:
-    raise errors.UsageError(
-      f"encoder.blocks must be four numbers above 0, got {blocks}"
-    )
   if cfg.trunk == "resnet50":
     channels = round(_RESNET_CHANNELS * cfg.width)
     if channels < 1:
-      raise errors.UsageError(
-        f"encoder.width must leave a channel of the first layer's "
-        f"{_RESNET_CHANNELS}, got {cfg.width}"
-      )
-    shared = {"norm_kind": "batch", "group_size": 1, "dtype": dtype}
-    return resnet._ResNet(
-      **shared,
-      bottleneck=True,
-      blocks=blocks,
-      channels=channels,
-      stem="imagenet",
+      options.refuse("encoder.width", cfg.width, "1/64 or more, for resnet50")
+    return resnet.ResNet(
+      "batch", 1, dtype, True, blocks, channels, stem="imagenet"
     )
   channels = round(_REVNET_CHANNELS * cfg.width)
-  if channels < 8 or channels % 8:
-    raise errors.UsageError(
-      f"encoder.width times {_REVNET_CHANNELS} channels must be a multiple of "
-      f"8, got {cfg.width}"
-    )
+  if channels % 8:
+    options.refuse("encoder.width", cfg.width, "k/128, for a RevNet")
   return _RevNet("batch", 1, dtype, blocks, channels)
 
 
@@ -266,15 +230,9 @@ def _run(trunk, variables, images, train):
     "params": variables["params"]["trunk"],
     "batch_stats": batch_stats["trunk"],
   }
-  if train:
-    maps, updated = trunk.apply(
-      inner, images, train=True, mutable=["batch_stats"]
-    )
-    batch_stats = {**batch_stats, "trunk": updated["batch_stats"]}
-  else:
-    maps = trunk.apply(inner, images, train=False)
+  maps, stats = _layers.run(trunk, inner, images, train)
   last = maps[f"layer{len(trunk.blocks)}"]
-  return last.astype(jnp.float32), batch_stats
+  return last.astype(jnp.float32), {**batch_stats, "trunk": stats}
 
 
 class _FeatureNorm(_layers.Layers):
@@ -286,7 +244,7 @@ class _FeatureNorm(_layers.Layers):
 
 
 def _feature_norm(h, stats, *, train):
-  """Returns (h normalised [n f], its statistics, updated in training)."""
+  """Returns (h normalized [n f], its statistics, updated in training)."""
   module = _FeatureNorm("batch", 1, jnp.float32)
   normal, updated = module.apply(
     {"batch_stats": {"norm": stats}}, h, train, mutable=["batch_stats"]
@@ -297,8 +255,8 @@ def _feature_norm(h, stats, *, train):
 def _init(trunk, cfg, key, image_shape) -> contracts.Tree:
   """Draws the weights: Kaiming normal; norms as the identity."""
   trunk_key, head_key = jax.random.split(key)
-  inner = resnet._init(trunk, trunk_key, image_shape)
-  f = feature_dim(cfg.trunk, cfg.width)
+  inner = resnet.init(trunk, trunk_key, image_shape)
+  f = (32 if cfg.trunk == "resnet50" else 8) * trunk.channels
 
   def build(normal):
     def linear(inputs, outputs, gain=2.0, bias=True):

@@ -4,19 +4,17 @@ Follows GenRep's networks/resnet_big.py, so that weights travel both ways: the
 stride of a bottleneck sits on its 3x3 convolution; convolutions start from
 Kaiming normal fan_out; the last scale of a block starts at one, not at zero;
 padding is PyTorch's, symmetric (XLA's "SAME" may pad a stride-2 window on the
-right only, another network). `from_torch` and `to_torch` translate the weights.
+right only, another network). `CONVERTER` and `EXPORTERS` translate the weights.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from genrep_jax.encoders import _layers
-from genrep_jax.lib import contracts, errors, rng
+from genrep_jax.encoders import _layers, _resnet_names, _torch
+from genrep_jax.lib import contracts, options, plugins, rng
 
 # depth: (bottleneck?, blocks per layer)
 _DEPTHS = {
@@ -27,23 +25,48 @@ _DEPTHS = {
 }
 
 
-def default_config() -> dict[str, Any]:
-  """Returns the options of `make` with their defaults."""
-  return {
-    "name": "resnet",
-    "depth": 50,  # 18 | 34 | 50 | 101
-    "width": 1.0,  # multiplies every channel count
-    "stem": "imagenet",  # 7x7/2 and 3x3/2 max-pool | small: 3x3/1, no pool
-    "norm": "batch",  # batch: over the global batch | group: within an image
-    "group_size": 16,  # channels per group of norm = "group"
-  }
+OPTIONS = {
+  "depth": options.one_of(
+    50, tuple(_DEPTHS), "of the layout; from 50 on, bottlenecks", bound=True
+  ),
+  "blocks": options.several(
+    (),
+    options.integer(low=1, high=64),
+    "of each layer, first to last; (): as the depth says",
+    lengths=range(5),
+    bound=True,
+  ),
+  "width": options.number(
+    1.0, "multiplies every channel count", low=1 / 64, high=16, bound=True
+  ),
+  "stem": options.choice(
+    "imagenet",
+    ("imagenet", "small"),
+    "imagenet: 7x7/2 and a 3x3/2 max-pool; small: 3x3/1, no pool",
+    bound=True,
+  ),
+  "norm": options.choice(
+    "batch",
+    ("batch", "group"),
+    "batch: over the global batch; group: within an image",
+    bound=True,
+  ),
+  "group_size": options.integer(
+    16,
+    "per group of norm=group",
+    low=1,
+    high=32768,
+    unit="channels",
+    bound=True,
+  ),
+}
 
 
 def make(cfg, *, dtype=jnp.float32) -> contracts.Encoder:
   """Makes a ResNet.
 
   Args:
-    cfg: see `default_config`.
+    cfg: see `OPTIONS`.
     dtype: compute dtype, float32 or bfloat16. Parameters, batch statistics and
       features are float32 in either case.
 
@@ -53,65 +76,32 @@ def make(cfg, *, dtype=jnp.float32) -> contracts.Encoder:
     that layer itself.
 
   Raises:
-    UsageError: an option is out of range.
+    UsageError: groups that do not make up the first layer.
   """
-  module = _build(cfg, dtype)
-
-  def init(key, image_shape):
-    return _init(module, key, image_shape)
-
-  def apply(variables, images, *, train, local=False):
-    if train:
-      layers, updated = module.apply(
-        variables, images, train=True, mutable=["batch_stats"]
-      )
-      batch_stats = updated.get("batch_stats", {})
-    else:
-      layers = module.apply(variables, images, train=False)
-      batch_stats = variables["batch_stats"]
-    last = layers[f"layer{len(module.blocks)}"].astype(jnp.float32)
-    features = contracts.Features(
-      last.mean(axis=(1, 2)), last if local else None
-    )
-    return features, batch_stats
-
-  return contracts.Encoder(init=init, apply=apply)
-
-
-def _build(cfg, dtype) -> "_ResNet":
-  """Checks the options and builds the module."""
-  if cfg.depth not in _DEPTHS:
-    raise errors.UsageError(
-      f"encoder.depth must be one of {', '.join(map(str, _DEPTHS))}, "
-      f"got {cfg.depth!r}"
-    )
-  if cfg.stem not in ("imagenet", "small"):
-    raise errors.UsageError(
-      f"encoder.stem must be imagenet or small, got {cfg.stem!r}"
-    )
-  if cfg.norm not in ("batch", "group"):
-    raise errors.UsageError(
-      f"encoder.norm must be batch or group, got {cfg.norm!r}"
-    )
-  channels = round(64 * cfg.width)
-  if channels < 1:
-    raise errors.UsageError(
-      f"encoder.width must leave a channel of the first layer's 64, "
-      f"got {cfg.width}"
-    )
-  if cfg.norm == "group":
-    _layers.check_group_size(cfg.group_size, channels)
-  bottleneck, blocks = _DEPTHS[cfg.depth]
-  return _ResNet(
+  bottleneck, blocks, channels = layout(cfg)
+  _layers.check_group_size(cfg, channels)
+  module = ResNet(
     cfg.norm, cfg.group_size, dtype, bottleneck, blocks, channels, cfg.stem
   )
 
+  def of(stages):
+    last = stages[f"layer{len(blocks)}"].astype(jnp.float32)
+    return last.mean(axis=(1, 2)), last
 
-def _init(module: "_ResNet", key, image_shape) -> contracts.Tree:
+  return _layers.encoder(module, init, of)
+
+
+def layout(cfg) -> tuple[bool, tuple[int, ...], int]:
+  """Returns (bottlenecks?, blocks per layer, channels of the first layer)."""
+  bottleneck, blocks = _DEPTHS[cfg["depth"]]
+  return bottleneck, tuple(cfg["blocks"]) or blocks, round(64 * cfg["width"])
+
+
+def init(module: "ResNet", key, image_shape) -> contracts.Tree:
   """Draws the weights: Kaiming normal fan_out, norms as the identity.
 
   One draw serves all convolutions. Flax's own way, one random stream for each,
-  is the same law, but XLA needs 10 to 14 seconds to compile so many of them.
+  has the same distribution, but XLA needs 10 to 14 seconds to compile so many.
   """
   images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
   shapes = jax.eval_shape(
@@ -160,7 +150,7 @@ class _Block(_layers.Layers):
     return nn.relu(x + y)
 
 
-class _ResNet(_layers.Layers):
+class ResNet(_layers.Layers):
   """The whole network; returns the outputs of all its stages."""
 
   bottleneck: bool
@@ -215,122 +205,76 @@ class _Stem(_layers.Layers):
 
 # --- weights under their PyTorch names ----------------------------------------
 
-_NORM_LEAVES = {
-  ("params", "scale"): "weight",
-  ("params", "bias"): "bias",
-  ("batch_stats", "mean"): "running_mean",
-  ("batch_stats", "var"): "running_var",
+
+def _convert(arrays):
+  """Reads an encoder of GenRep, torchvision or timm; heads are left out."""
+  reader = _resnet_names.Reader(arrays)
+  standard = reader.bottleneck, reader.blocks
+  depths = [depth for depth, one in _DEPTHS.items() if one == standard]
+  made = {
+    "depth": depths[0] if depths else 50 if reader.bottleneck else 18,
+    "blocks": () if depths else reader.blocks,
+    "width": reader.channels / 64,
+    "stem": "small" if reader.kernel == 3 else "imagenet",
+    "norm": "batch",
+  }
+  encoder = plugins.make("encoders", {"name": "resnet", **made})
+  shape = (32, 32, reader.image_channels)
+  template = jax.eval_shape(lambda: encoder.init(jax.random.key(0), shape))
+  return reader.fill(template), made
+
+
+CONVERTER = contracts.Converter(_convert)
+
+
+def _arrays(cfg, variables):
+  del cfg
+  return _torch.state_dict(variables, _resnet_names.torchvision)
+
+
+def _torch_source(cfg, channels) -> str:
+  bottleneck, blocks, width = layout(cfg)
+  return _torch.source(
+    _torch.RESNET,
+    in_channels=channels,
+    channels=width,
+    bottleneck=bottleneck,
+    blocks=blocks,
+    stem=cfg["stem"],
+    norm=cfg["norm"],
+    group_size=cfg["group_size"],
+  )
+
+
+def _library_source(cfg, channels, *, package, network) -> str:
+  """How a package that has the network builds it; refuses what it has not."""
+  for key, only in (("norm", "batch"), ("width", 1.0)):
+    if cfg[key] != only:
+      options.refuse(f"encoder.{key}", cfg[key], f"{only} in {package}")
+  blocks = _DEPTHS[cfg["depth"]][1]
+  if layout(cfg)[1] != blocks:
+    options.refuse("encoder.blocks", cfg["blocks"], f"{blocks} in {package}")
+  lines = [f"import {package}", "", "", "def Encoder():"]
+  lines += ['  """The package\'s own ResNet, without its classifier."""']
+  lines += [f"  net = {network.format(cfg['depth'])}"]
+  if package == "torchvision":
+    lines += ["  net.fc = nn.Identity()"]
+  small = cfg["stem"] == "small"
+  if small or channels != 3:
+    size = "3, 1, 1" if small else "7, 2, 3"
+    lines += [f"  net.conv1 = nn.Conv2d({channels}, 64, {size}, bias=False)"]
+  if small:
+    lines += ["  net.maxpool = nn.Identity()"]
+  return "\n".join([*lines, "  return net", ""])
+
+
+def _library(package: str, network: str) -> contracts.Exporter:
+  source = functools.partial(_library_source, package=package, network=network)
+  return contracts.Exporter(_arrays, source, package)
+
+
+EXPORTERS = {
+  "torchvision": _library("torchvision", "torchvision.models.resnet{}()"),
+  "timm": _library("timm", 'timm.create_model("resnet{}", num_classes=0)'),
+  "torch_module": contracts.Exporter(_arrays, _torch_source),
 }
-
-
-def _torch_module(path: tuple[str, ...], layout: str) -> str:
-  """Translates the path of one convolution or norm ("layer1.0.conv1")."""
-  block, part = path
-  if block == "stem":
-    if layout == "torchvision":
-      return {"conv": "conv1", "norm": "bn1"}[part]
-    return {"conv": "encoder.stem.0", "norm": "encoder.stem.1"}[part]
-  layer, _, index = block.partition("_block")
-  if part.startswith("shortcut"):
-    name = "downsample" if layout == "torchvision" else "shortcut"
-    part = f"{name}.{0 if part.endswith('conv') else 1}"
-  else:
-    part = part.replace("norm", "bn")
-  prefix = "" if layout == "torchvision" else "encoder."
-  return f"{prefix}{layer}.{index}.{part}"
-
-
-def _torch_leaves(tree, layout) -> Iterator[tuple[str, tuple[str, ...]]]:
-  """Yields (PyTorch key, path) of every leaf of `tree`."""
-  for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]:
-    collection, *module, leaf = (entry.key for entry in path)
-    weight = "weight" if leaf == "kernel" else _NORM_LEAVES[collection, leaf]
-    key = f"{_torch_module(tuple(module), layout)}.{weight}"
-    yield key, (collection, *module, leaf)
-
-
-def to_torch(
-  variables: contracts.Tree, *, layout: str = "genrep"
-) -> dict[str, np.ndarray]:
-  """Gives the weights of a batch-norm ResNet their PyTorch names and shapes.
-
-  Args:
-    variables: of an encoder of this module with `norm = "batch"`.
-    layout: "genrep" (keys `encoder.stem.0.weight`, ...) or "torchvision"
-      (`conv1.weight`, ...; without `fc`).
-
-  Returns:
-    {key: array}: convolutions [out in h w]; every batch norm has the
-    `num_batches_tracked` (0) that PyTorch's strict loading asks for.
-
-  Raises:
-    UsageError: unknown layout, or a ResNet without batch norm.
-  """
-  _check_layout(layout)
-  if not variables["batch_stats"]:
-    raise errors.UsageError(
-      "to_torch: only a ResNet with norm = batch has PyTorch names"
-    )
-  state = {}
-  for key, path in _torch_leaves(variables, layout):
-    value = variables
-    for name in path:
-      value = value[name]
-    value = np.asarray(value)
-    state[key] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
-    if path[-1] == "var":
-      tracked = key.replace("running_var", "num_batches_tracked")
-      state[tracked] = np.zeros((), np.int64)
-  return state
-
-
-def from_torch(
-  state: Mapping[str, np.ndarray],
-  template: contracts.Tree,
-  *,
-  layout: str = "genrep",
-) -> contracts.Tree:
-  """Reads PyTorch weights; every key must be used and every leaf be filled.
-
-  Args:
-    state: {key: array} of the encoder; `num_batches_tracked` is ignored.
-    template: variables, or their ShapeDtypeStructs, of the encoder to fill.
-    layout: as in `to_torch`.
-
-  Returns:
-    float32 variables with the structure of `template`.
-
-  Raises:
-    UsageError: unknown layout; a missing, superfluous or misshapen tensor.
-  """
-  _check_layout(layout)
-  state = {k: v for k, v in state.items() if "num_batches_tracked" not in k}
-  leaves, structure = jax.tree_util.tree_flatten(template)
-  keys = [key for key, _ in _torch_leaves(template, layout)]
-  different = sorted(set(keys) ^ set(state))
-  if different:
-    missing = [key for key in different if key not in state]
-    what = "is missing" if missing else "has no place in this ResNet"
-    raise errors.UsageError(
-      f"from_torch: {(missing or different)[0]!r} {what} "
-      f"({len(different)} keys differ)"
-    )
-  values = []
-  for key, leaf in zip(keys, leaves, strict=True):
-    value = np.asarray(state[key], np.float32)
-    value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
-    if value.shape != leaf.shape:
-      raise errors.UsageError(
-        f"from_torch: {key!r} has shape {np.shape(state[key])}, which fills "
-        f"{value.shape}, not {leaf.shape}"
-      )
-    values.append(value)
-  return jax.tree_util.tree_unflatten(structure, values)
-
-
-def _check_layout(layout: str):
-  """Raises UsageError for a layout that does not exist."""
-  if layout not in ("genrep", "torchvision"):
-    raise errors.UsageError(
-      f"layout must be genrep or torchvision, got {layout!r}"
-    )

@@ -11,7 +11,7 @@ Three 3x3 convolutions of stride 2, which on 28 px images give maps of 14, 7 and
   (by taps or im2col), forward and backward together.
 - The last map is pooled by the maxima of its 2x2 quadrants, because where a
   garment has its sleeves matters, and maxima are sharper than means.
-- The features are standardised one by one (batch norm without gain and bias),
+- The features are standardized one by one (batch norm without gain and bias),
   so that cosine similarity weighs all of them alike. On the quick start (600
   steps, one seed, kNN on the 10,000 test images) mean, maximum and quadrant
   means under layer norm gave 80.0 %, the same under batch norm 81.5, quadrant
@@ -19,82 +19,70 @@ Three 3x3 convolutions of stride 2, which on 28 px images give maps of 14, 7 and
   per step.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 
-from genrep_jax.encoders import _layers
-from genrep_jax.lib import contracts, errors, maxima
+from genrep_jax.encoders import _layers, _torch
+from genrep_jax.lib import contracts, maxima, options
 
 _CHANNELS = (16, 64, 128)
 _QUADRANTS = 2  # per side
 
 
-def default_config() -> dict[str, Any]:
-  """Returns the options of `make` with their defaults."""
-  return {
-    "name": "small",
-    "width": 1.0,  # multiplies every channel count
-    "norm": "batch",  # batch: over the global batch | group | none
-    "group_size": 16,  # channels per group of norm = "group"
-    "feature_norm": "batch",  # batch | layer | none; of the pooled features
-  }
+OPTIONS = {
+  "width": options.number(
+    1.0, "multiplies every channel count", low=1 / 16, high=64, bound=True
+  ),
+  "norm": options.choice(
+    "batch",
+    ("batch", "group", "none"),
+    "batch: over the global batch; group: within an image",
+    bound=True,
+  ),
+  "group_size": options.integer(
+    16,
+    "per group of norm=group",
+    low=1,
+    high=8192,
+    unit="channels",
+    bound=True,
+  ),
+  "feature_norm": options.choice(
+    "batch", ("batch", "layer", "none"), "of the pooled features", bound=True
+  ),
+}
 
 
 def make(cfg, *, dtype=jnp.float32) -> contracts.Encoder:
   """Makes the net; it takes any image of at least 8 px per side.
 
   Args:
-    cfg: see `default_config`.
+    cfg: see `OPTIONS`.
     dtype: compute dtype, float32 or bfloat16. Parameters, batch statistics and
       features are float32 in either case.
 
   Returns:
     The encoder; f = 512 * width features (four quadrants' maxima of 128 * width
-    channels, normalised), and the local map is the last layer, 4x4 for 28 and
+    channels, normalized), and the local map is the last layer, 4x4 for 28 and
     32 px.
 
   Raises:
-    UsageError: an option is out of range.
+    UsageError: groups that do not make up a layer.
   """
-  if cfg.norm not in ("batch", "group", "none"):
-    raise errors.UsageError(
-      f"encoder.norm must be batch, group or none, got {cfg.norm!r}"
-    )
-  if cfg.feature_norm not in ("batch", "layer", "none"):
-    raise errors.UsageError(
-      f"encoder.feature_norm must be batch, layer or none, got "
-      f"{cfg.feature_norm!r}"
-    )
-  channels = tuple(round(count * cfg.width) for count in _CHANNELS)
-  if channels[0] < 1:
-    raise errors.UsageError(
-      f"encoder.width must leave a channel of the first layer's "
-      f"{_CHANNELS[0]}, got {cfg.width}"
-    )
-  if cfg.norm == "group":
-    for count in channels:
-      _layers.check_group_size(cfg.group_size, count)
+  channels = _channels(cfg)
+  for count in channels:
+    _layers.check_group_size(cfg, count)
   module = _Small(cfg.norm, cfg.group_size, dtype, channels, cfg.feature_norm)
+  return _layers.encoder(module, _init, lambda outputs: outputs)
 
-  def init(key, image_shape):
-    images = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = module.init(key, images, train=False)
-    return {"batch_stats": {}, **variables}
 
-  def apply(variables, images, *, train, local=False):
-    if train:
-      (pooled, last), updated = module.apply(
-        variables, images, train=True, mutable=["batch_stats"]
-      )
-      batch_stats = updated.get("batch_stats", {})
-    else:
-      pooled, last = module.apply(variables, images, train=False)
-      batch_stats = variables["batch_stats"]
-    return contracts.Features(pooled, last if local else None), batch_stats
+def _channels(cfg) -> tuple[int, ...]:
+  return tuple(round(count * cfg["width"]) for count in _CHANNELS)
 
-  return contracts.Encoder(init=init, apply=apply)
+
+def _init(module, key, image_shape) -> contracts.Tree:
+  images = jnp.zeros((1, *image_shape), jnp.float32)
+  return {"batch_stats": {}, **module.init(key, images, train=False)}
 
 
 class _Small(_layers.Layers):
@@ -138,3 +126,22 @@ def _quadrant_maxima(x):
     for rows in halves(height)
     for columns in halves(width)
   ]
+
+
+def _torch_source(cfg, channels) -> str:
+  return _torch.source(
+    _torch.SMALL,
+    in_channels=channels,
+    channels=_channels(cfg),
+    norm=cfg["norm"],
+    group_size=cfg["group_size"],
+    feature_norm=cfg["feature_norm"],
+  )
+
+
+EXPORTERS = {
+  "torch_module": contracts.Exporter(
+    lambda cfg, variables: _torch.state_dict(variables, ".".join),
+    _torch_source,
+  )
+}

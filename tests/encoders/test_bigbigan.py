@@ -10,21 +10,30 @@ import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.encoders import _bigbigan_variables, bigbigan
-from genrep_jax.lib import errors, trees
+from genrep_jax.encoders import bigbigan
+from genrep_jax.encoders.contrib import bigbigan_variables
+from genrep_jax.lib import errors, options, plugins, trees
 
 _KEY = jax.random.key(0)
 _BLOCKS = (1, 1, 1, 1)
 
 
 def _config(**options):
-  return ml_collections.ConfigDict({**bigbigan.default_config(), **options})
+  defaults = plugins.defaults("encoders", "bigbigan")
+  return ml_collections.ConfigDict({**defaults, **options})
 
 
-def _thin(**options):
-  """A RevNet of 16 channels, few units, a head of width 64."""
-  thin = {"trunk": "revnet50x4", "width": 16 / 1024, "blocks": _BLOCKS}
-  return _config(**thin, latent_dim=5, **options)
+def _make(**options):
+  return plugins.make("encoders", {"name": "bigbigan", **options})
+
+
+# A RevNet of 16 channels, few units, a head of width 64.
+_THIN = {
+  "trunk": "revnet50x4",
+  "width": 16 / 1024,
+  "blocks": _BLOCKS,
+  "latent_dim": 5,
+}
 
 
 def _images(rows=6, size=20):  # maps of 10, 5, 3, 2 and 1: some are odd
@@ -34,7 +43,7 @@ def _images(rows=6, size=20):  # maps of 10, 5, 3, 2 and 1: some are odd
 @functools.cache
 def _variables():
   """Thin variables in which no norm is the identity and no bias is zero."""
-  encoder = bigbigan.make(_thin())
+  encoder = _make(**_THIN)
   shapes = jax.eval_shape(lambda key: encoder.init(key, (20, 20, 3)), _KEY)
   rng = np.random.default_rng(0)
 
@@ -52,8 +61,10 @@ def _variables():
 @functools.cache
 def _run(train):
   """Returns (avepool's output, bn_crelu's, latents), from one compilation."""
-  encoders = [bigbigan.make(_thin(features=f)) for f in bigbigan._FEATURES]
-  encode = bigbigan.make_encode(_thin())
+  encoders = [
+    _make(**_THIN, features=features) for features in ("avepool", "bn_crelu")
+  ]
+  encode = bigbigan.make_encode(_config(**_THIN))
 
   def run(variables, images):
     with jax.default_matmul_precision("float32"):
@@ -170,25 +181,7 @@ def test_the_revnet_is_its_twin(train):
     )
 
 
-def test_a_unit_can_be_undone_and_two_change_everything():
-  rng = np.random.default_rng(0)
-  x = rng.normal(size=(2, 3, 3, 8))
-
-  def residual(half):
-    assert half.shape[-1] == 4
-    return jnp.tanh(half) * 2 + 1
-
-  y = np.asarray(bigbigan._reversible(x, residual))
-  one, two = y[..., :4], y[..., 4:]  # one is the second half, untouched
-  back = np.concatenate([two - residual(one), one], axis=-1)
-  np.testing.assert_allclose(back, x, atol=1e-5)
-  np.testing.assert_array_equal(one, np.float32(x[..., 4:]))
-  again = np.asarray(bigbigan._reversible(y, residual))
-  moved = np.abs(again - x).min(axis=(0, 1, 2))
-  assert (moved > 1e-3).all()  # both halves, after two units
-
-
-def test_bn_crelu_is_both_signs_of_the_normalised_features():
+def test_bn_crelu_is_both_signs_of_the_normalized_features():
   (features, _), (both, _), _ = _run(False)
   h = np.float64(features.pooled)
   stats = _variables()["batch_stats"]["feature_norm"]
@@ -226,7 +219,7 @@ def test_the_head_is_its_twin():
 
 
 def test_gradients_are_finite_and_features_do_not_see_the_head():
-  encoder = bigbigan.make(_thin())
+  encoder = _make(**_THIN)
   variables, images = _variables(), _images()
   params = variables["params"]
 
@@ -251,8 +244,8 @@ def test_gradients_are_finite_and_features_do_not_see_the_head():
 )
 def test_full_size(trunk, f, convs, norms):
   cfg = _config(trunk=trunk, features="bn_crelu")
-  encoder = bigbigan.make(cfg)
-  variables = bigbigan._template(trunk, 1.0, 120)
+  encoder = _make(**cfg)
+  variables = _template(trunk, 1.0, 120)
   named = trees.named(variables["params"]["trunk"])
   count = {True: 0, False: 0}
   for name, leaf in named.items():
@@ -277,17 +270,19 @@ def test_full_size(trunk, f, convs, norms):
 @pytest.mark.parametrize(
   ("options", "words"),
   [
-    ({"trunk": "resnet"}, "trunk must be one of resnet50, revnet50x4"),
-    ({"features": "pool"}, "features must be one of avepool, bn_crelu"),
-    ({"width": 0.001}, "must leave a channel"),
-    ({"trunk": "revnet50x4", "width": 12 / 1024}, "multiple of 8"),
-    ({"latent_dim": 0}, "latent_dim must be at least 1"),
-    ({"blocks": (3, 4, 6)}, "four numbers above 0"),
+    ({"trunk": "resnet"}, "trunk: given 'resnet'; allowed: one of resnet50"),
+    ({"features": "pool"}, "features: given 'pool'; allowed: one of avepool"),
+    ({"width": 0.001}, "encoder.width: given 0.001; allowed: a finite number"),
+    ({"width": 1 / 128 - 1e-9}, "encoder.width: given"),
+    ({"trunk": "revnet50x4", "width": 12 / 1024}, "given .*; allowed: k/128"),
+    ({"latent_dim": 0}, "latent_dim: given 0; allowed: an integer in 1..65536"),
+    ({"latent_dim": 10**12}, "latent_dim: given 1000000000000"),
+    ({"blocks": (3, 4, 6)}, "blocks: given"),
   ],
 )
 def test_bad_options_are_refused(options, words):
   with pytest.raises(errors.UsageError, match=words):
-    bigbigan.make(_config(**options))
+    _make(**options)
 
 
 # --- conversion ---------------------------------------------------------------
@@ -296,9 +291,20 @@ _ROOT = "GenEncWrapper/Encoder/"
 _KERNEL = f"{_ROOT}ResNet/group_1/block_2/conv0/w/ema_0.9999"
 
 
-def _template(trunk):
-  width = 1 / 64 if trunk == "resnet50" else 8 / 1024
-  return bigbigan._template(trunk, width, 3)
+@functools.cache
+def _template(trunk, width=None, latent_dim=3):
+  width = width or (1 / 64 if trunk == "resnet50" else 8 / 1024)
+  encoder = _make(trunk=trunk, width=width, latent_dim=latent_dim)
+  return jax.eval_shape(lambda: encoder.init(_KEY, (256, 256, 3)))
+
+
+def _convert(arrays, **changes):
+  """Converts as the tool does: options completed and checked."""
+  known = bigbigan.CONVERTER.options
+  for name, value in changes.items():
+    options.check(name, known[name], value)
+  given = options.defaults(known) | changes
+  return bigbigan.CONVERTER.convert(arrays, **given)
 
 
 def _file(trunk):
@@ -346,13 +352,12 @@ def _file(trunk):
   }
 
 
-@pytest.mark.parametrize("trunk", bigbigan._TRUNKS)
+@pytest.mark.parametrize("trunk", ("resnet50", "revnet50x4"))
 def test_a_file_of_the_guessed_names(trunk):
   file = _file(trunk)
-  variables, options = bigbigan.convert(file, trunk=trunk, features="bn_crelu")
-  made = {k: v for k, v in _config(**options).items() if k != "name"}
-  assert made == options and options["latent_dim"] == 3
-  assert options["width"] == (1 / 64 if trunk == "resnet50" else 8 / 1024)
+  variables, made = _convert(file, trunk=trunk, features="bn_crelu")
+  assert made.keys() == bigbigan.OPTIONS.keys() and made["latent_dim"] == 3
+  assert made["width"] == (1 / 64 if trunk == "resnet50" else 8 / 1024)
   assert not trees.first_mismatches(_template(trunk), variables)
   stored = [x for n, x in file.items() if n.startswith(_ROOT) and x.any()]
   total = sum(float(x.sum()) for x in stored) - 1  # of the counter
@@ -367,12 +372,12 @@ def test_a_file_of_the_guessed_names(trunk):
 
 @functools.cache
 def _converted():
-  return bigbigan.convert(_file("resnet50"))[0]
+  return _convert(_file("resnet50"))[0]
 
 
 def test_another_epsilon_is_made_up_for():
   right = _converted()
-  other, _ = bigbigan.convert(_file("resnet50"), epsilon=1e-3)
+  other, _ = _convert(_file("resnet50"), epsilon=1e-3)
   for name, x in trees.named(right).items():
     difference = 1e-3 - 1e-5 if name.endswith("var") else 0
     np.testing.assert_allclose(
@@ -380,9 +385,9 @@ def test_another_epsilon_is_made_up_for():
     )
 
 
-def _refusal(*arguments, **options):
+def _refusal(*arguments, **changes):
   with pytest.raises(errors.UsageError) as refused:
-    bigbigan.convert(*arguments, **options)
+    _convert(*arguments, **changes)
   assert "\n" not in str(refused.value)
   return str(refused.value)
 
@@ -400,19 +405,19 @@ def test_a_renamed_variable_needs_an_edited_table(tmp_path):
   assert f"{short} (is it {other.removeprefix(_ROOT)}?)" in line
   assert line.endswith(f"unexpected {other.removeprefix(_ROOT)}")
   printed = subprocess.run(
-    [sys.executable, "-m", _bigbigan_variables.__name__],
+    [sys.executable, "-m", bigbigan_variables.__name__],
     capture_output=True,
     text=True,
     check=True,
   )
-  assert printed.stdout == _bigbigan_variables.TABLE
+  assert printed.stdout == bigbigan_variables.TABLE
   table = tmp_path / "table.txt"
   table.write_text(
     "params/trunk/layer2_block2/conv1/kernel = "
     f"{other.removeprefix(_ROOT)}  # an exception\n"
     "batch_stats/feature_norm/mean = zeros\n" + printed.stdout
   )
-  got, _ = bigbigan.convert(file, table=str(table))
+  got, _ = _convert(file, table=str(table))
   want = jax.tree.map(np.copy, _converted())
   want["batch_stats"]["feature_norm"]["mean"][:] = 0
   jax.tree.map(np.testing.assert_array_equal, got, want)
@@ -427,7 +432,7 @@ def test_a_file_of_other_shapes_or_with_a_nan_is_refused():
   assert "not finite ResNet/group_1/block_2/conv0" in _refusal(file)
   line = _refusal({"Generator/linear/w": np.ones(1)})
   assert "none of 1 variables begins with 'GenEncWrapper/Encoder/'" in line
-  assert "trunk must be one of" in _refusal(file, trunk="vgg")
+  assert "trunk: given 'vgg'; allowed" in _refusal(file, trunk="vgg")
 
 
 @pytest.mark.parametrize(
@@ -448,7 +453,7 @@ def test_a_table_that_makes_no_sense_is_refused(tmp_path, text, words):
 def test_a_table_gives_a_variable_to_one_leaf_only(tmp_path):
   table = tmp_path / "table.txt"
   line = "params/trunk/layer{s}_block{b}/conv{c}/kernel = a{s}{b}\n"
-  table.write_text(line + _bigbigan_variables.TABLE)
+  table.write_text(line + bigbigan_variables.TABLE)
   line = _refusal(_file("resnet50"), table=str(table))
   assert "gives a10 to both params/trunk/layer1_block0/conv1/kernel" in line
   assert "No such file" in _refusal({}, table=str(tmp_path / "none.txt"))

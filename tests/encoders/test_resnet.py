@@ -2,30 +2,28 @@
 
 import functools
 import json
-import unittest.mock
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from genrep_jax.encoders import resnet
-from genrep_jax.lib import errors, heads, mesh
+from genrep_jax.lib import errors, heads, mesh, plugins, trees
 from tests import fixture_files
 
 _KEY = jax.random.key(0)
 
 
-def _config(**options):
-  return ml_collections.ConfigDict({**resnet.default_config(), **options})
+def _make(*, dtype=jnp.float32, **options):
+  return plugins.make("encoders", {"name": "resnet", **options}, dtype=dtype)
 
 
 def _thin(norm="batch", dtype=jnp.float32):
   """Two layers of one block each, 4 and 8 channels: quick to compile."""
   options = {"width": 4 / 64, "stem": "small", "norm": norm, "group_size": 2}
-  with unittest.mock.patch.dict(resnet._DEPTHS, {6: (False, (1, 1))}):
-    return resnet.make(_config(depth=6, **options), dtype=dtype)
+  return _make(depth=18, blocks=(1, 1), **options, dtype=dtype)
 
 
 def _images(rows, size=12, seed=1):
@@ -51,12 +49,13 @@ def _fixture(variant):
       }
       for kind in ("state", "in", "out")
     }
-  config = _config(
-    depth=int(meta["arch"].removeprefix("resnet")),
-    width=meta["width"] / 64,
-    stem="small" if meta["img_size"] == 32 else "imagenet",
-  )
-  return config, arrays
+  options = {
+    "depth": int(meta["arch"].removeprefix("resnet")),
+    "blocks": (),
+    "width": meta["width"] / 64,
+    "stem": "small" if meta["img_size"] == 32 else "imagenet",
+  }
+  return options, arrays
 
 
 _VARIANTS = ("resnet18_w8_s32", "resnet18_w8_s64", "resnet50_w4_s64")
@@ -64,12 +63,14 @@ _VARIANTS = ("resnet18_w8_s32", "resnet18_w8_s64", "resnet50_w4_s64")
 
 @pytest.mark.parametrize("variant", _VARIANTS)
 def test_outputs_of_the_original(variant):
-  config, arrays = _fixture(variant)
+  options, arrays = _fixture(variant)
   images = jnp.asarray(arrays["in"]["images"])
-  encoder = resnet.make(config)
-  template = jax.eval_shape(lambda k: encoder.init(k, images.shape[1:]), _KEY)
-  state = {k: v for k, v in arrays["state"].items() if k[:8] == "encoder."}
-  variables = resnet.from_torch(state, template)
+  encoder = _make(**options)
+  network = resnet.ResNet(
+    "batch", 1, jnp.float32, *resnet.layout(options), options["stem"]
+  )
+  variables, made = resnet.CONVERTER.convert(arrays["state"])  # drops the head
+  assert made == {**options, "norm": "batch"}
 
   # The head's Linear weights are [out in] in PyTorch.
   linear = {k: arrays["state"][f"head.{k}.weight"].T for k in (0, 2)}
@@ -83,9 +84,7 @@ def test_outputs_of_the_original(variant):
   @jax.jit
   def run(variables, images):
     with jax.default_matmul_precision("float32"):
-      stages = resnet._build(config, jnp.float32).apply(
-        variables, images, train=False
-      )
+      stages = network.apply(variables, images, train=False)
       features, batch_stats = encoder.apply(
         variables, images, train=False, local=True
       )
@@ -112,16 +111,27 @@ def test_outputs_of_the_original(variant):
     np.testing.assert_array_equal(new, old)
 
 
+_CONVOLUTION = "encoder.layer2.0.conv1.weight"
+
+
 def test_weights_return_to_torch_unchanged():
-  config, arrays = _fixture("resnet50_w4_s64")
-  encoder = resnet.make(config)
-  template = jax.eval_shape(lambda k: encoder.init(k, (64, 64, 3)), _KEY)
-  state = {k: v for k, v in arrays["state"].items() if k[:8] == "encoder."}
-  back = resnet.to_torch(resnet.from_torch(state, template))
-  assert back.keys() == state.keys()
-  for key, value in state.items():
-    if "num_batches_tracked" not in key:
-      np.testing.assert_array_equal(back[key], value, err_msg=key)
+  options, arrays = _fixture("resnet50_w4_s64")
+  variables, _ = resnet.CONVERTER.convert(arrays["state"])
+  table = {row[0]: row[2] for row in _key_table(50)}
+  want = {
+    table[key]: value for key, value in arrays["state"].items() if key in table
+  }
+  for name in ("torchvision", "timm", "torch_module"):
+    state = resnet.EXPORTERS[name].arrays(options, variables)
+    # Strided views would be written as if they were whole.
+    state = safetensors.numpy.load(safetensors.numpy.save(state))
+    assert state.keys() == want.keys()
+    for key, value in want.items():
+      if "num_batches_tracked" not in key:
+        np.testing.assert_array_equal(state[key], value, err_msg=key)
+    again, made = resnet.CONVERTER.convert(state)
+    assert made == {**options, "norm": "batch"}
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 
 def _key_table(depth):
@@ -137,7 +147,7 @@ def _key_table(depth):
 @functools.cache
 def _full_size(depth):
   """Shapes of a full-size ResNet's variables, as numpy zeros."""
-  encoder = resnet.make(_config(depth=depth))
+  encoder = _make(depth=depth)
   shapes = jax.eval_shape(lambda k: encoder.init(k, (64, 64, 3)), _KEY)
   return jax.tree.map(
     lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes
@@ -147,32 +157,47 @@ def _full_size(depth):
 @pytest.mark.parametrize("depth", (18, 50))
 def test_key_lists_map_one_to_one(depth):
   table = list(_key_table(depth))
-  for layout, column in (("genrep", 0), ("torchvision", 2)):
-    want = {row[column]: row[1] for row in table}
-    assert len(want) == len(table)
-    got = resnet.to_torch(_full_size(depth), layout=layout)
-    assert {key: value.shape for key, value in got.items()} == want
+  want = {row[2]: row[1] for row in table}
+  assert len(want) == len(table)
+  got = resnet.EXPORTERS["torchvision"].arrays({}, _full_size(depth))
+  assert {key: value.shape for key, value in got.items()} == want
+  zeros = {row[0]: np.broadcast_to(np.float32(0), row[1]) for row in table}
+  variables, made = resnet.CONVERTER.convert(zeros)
+  assert (made["depth"], made["width"]) == (depth, 1)
+  assert not trees.first_mismatches(_full_size(depth), variables)
 
 
-def test_from_torch_refuses_what_does_not_fit():
-  config, arrays = _fixture("resnet18_w8_s32")
-  encoder = resnet.make(config)
-  template = jax.eval_shape(lambda k: encoder.init(k, (32, 32, 3)), _KEY)
-  state = {k: v for k, v in arrays["state"].items() if k[:8] == "encoder."}
-  key = "encoder.layer2.0.conv1.weight"
-  with pytest.raises(errors.UsageError, match=f"'{key}' is missing"):
-    resnet.from_torch({k: v for k, v in state.items() if k != key}, template)
-  with pytest.raises(errors.UsageError, match="'more' has no place"):
-    resnet.from_torch({**state, "more": state[key]}, template)
-  with pytest.raises(errors.UsageError, match=f"'{key}' has shape"):
-    resnet.from_torch({**state, key: state[key][:-1]}, template)
-  with pytest.raises(errors.UsageError, match="layout must be"):
-    resnet.to_torch(_full_size(18), layout="timm")
-  with pytest.raises(errors.UsageError, match="only a ResNet with norm"):
-    resnet.to_torch(_thin_variables("group"))
+def test_a_checkpoint_that_does_not_fit_is_refused():
+  _, arrays = _fixture("resnet18_w8_s32")
+  state, key = arrays["state"], _CONVOLUTION
+  without = {k: v for k, v in state.items() if k != key}
+  nan = {**state, key: state[key] * np.nan}
+  for wrong, words in (
+    (without, "unexpected encoder.layer2.0.bn1.weight"),
+    ({**state, "more": state[key]}, "unexpected more"),
+    ({**state, key: state[key][:-1]}, f"mis-shaped {key}"),
+    (nan, f"not finite {key}"),
+    ({}, "missing layer1.0.bn1.running_mean"),
+  ):
+    with pytest.raises(errors.UsageError, match=words):
+      resnet.CONVERTER.convert(wrong)
 
 
-# --- shapes and initialisation ------------------------------------------------
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  (
+    ({"norm": "group"}, "encoder.norm: given 'group'; allowed: batch in timm"),
+    ({"width": 0.5}, "encoder.width: given 0.5; allowed: 1.0 in timm"),
+    ({"blocks": (1, 1)}, r"encoder.blocks: given \(1, 1\)"),
+  ),
+)
+def test_what_a_library_does_not_have_is_refused(changes, words):
+  cfg = {**plugins.defaults("encoders", "resnet"), **changes}
+  with pytest.raises(errors.UsageError, match=words):
+    resnet.EXPORTERS["timm"].source(cfg, 3)
+
+
+# --- shapes and initialization ------------------------------------------------
 
 
 @pytest.mark.parametrize("depth", (18, 34, 50, 101))
@@ -181,7 +206,7 @@ def test_shapes(depth):
   stem, size, channels, side = (
     ("imagenet", 64, 3, 2) if depth != 34 else ("small", 28, 1, 4)
   )
-  encoder = resnet.make(_config(depth=depth, stem=stem))
+  encoder = _make(depth=depth, stem=stem)
   shape = (size, size, channels)
   variables = jax.eval_shape(lambda k: encoder.init(k, shape), _KEY)
   images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
@@ -210,8 +235,8 @@ def test_parameter_counts(depth, count):
   assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
-def test_initialisation():
-  encoder = resnet.make(_config(depth=18, width=0.25, stem="small"))
+def test_initialization():
+  encoder = _make(depth=18, width=0.25, stem="small")
   variables = jax.jit(lambda k: encoder.init(k, (8, 8, 3)))(_KEY)
   kernels = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
@@ -236,17 +261,20 @@ def test_initialisation():
 @pytest.mark.parametrize(
   ("options", "message"),
   (
-    ({"depth": 20}, "encoder.depth must be one of 18, 34, 50, 101, got 20"),
-    ({"stem": "big"}, "encoder.stem must be"),
-    ({"norm": "layer"}, "encoder.norm must be"),
-    ({"width": 0.0}, "encoder.width must"),
-    ({"norm": "group", "group_size": 48}, "must divide .* 64 channels, got 48"),
-    ({"norm": "group", "group_size": 0}, "must divide .* 64 channels, got 0"),
+    ({"depth": 20}, "encoder.depth: given 20; allowed: one of 18, 34, 50, 101"),
+    ({"stem": "big"}, "encoder.stem: given 'big'; allowed: one of imagenet"),
+    ({"norm": "layer"}, "encoder.norm: given 'layer'; allowed: one of batch"),
+    ({"width": 0.0}, "encoder.width: given 0.0; allowed: a finite number"),
+    ({"width": float("inf")}, "encoder.width: given inf"),
+    ({"blocks": (1, 1, 1, 1, 1)}, "encoder.blocks: given"),
+    ({"blocks": (1, 0)}, "encoder.blocks: given"),
+    ({"norm": "group", "group_size": 48}, "given 48; allowed: a divisor of 64"),
+    ({"norm": "group", "group_size": 0}, "encoder.group_size: given 0"),
   ),
 )
 def test_bad_options(options, message):
   with pytest.raises(errors.UsageError, match=message):
-    resnet.make(_config(**options))
+    _make(**options)
 
 
 # --- norms --------------------------------------------------------------------

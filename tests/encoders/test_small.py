@@ -4,14 +4,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.encoders import small
-from genrep_jax.lib import errors, mesh
+from genrep_jax.lib import errors, mesh, plugins
 
 _KEY = jax.random.key(0)
+
+
+def _make(*, dtype=jnp.float32, **options):
+  return plugins.make("encoders", {"name": "small", **options}, dtype=dtype)
 
 
 @functools.cache
@@ -23,8 +25,7 @@ def _net(norm="batch", feature_norm="batch", dtype=jnp.float32):
     "group_size": 2,
     "feature_norm": feature_norm,
   }
-  cfg = ml_collections.ConfigDict({**small.default_config(), **options})
-  encoder = small.make(cfg, dtype=dtype)
+  encoder = _make(dtype=dtype, **options)
   apply = jax.jit(encoder.apply, static_argnames=("train", "local"))
   return apply, jax.jit(lambda k: encoder.init(k, (28, 28, 1)))(_KEY)
 
@@ -37,7 +38,7 @@ def _images(rows, seed=1):
   ("size", "channels", "side"), ((28, 1, 4), (32, 3, 4), (64, 3, 8), (8, 1, 1))
 )
 def test_shapes(size, channels, side):
-  encoder = small.make(ml_collections.ConfigDict(small.default_config()))
+  encoder = _make()
   shape = (size, size, channels)
   variables = jax.eval_shape(lambda k: encoder.init(k, shape), _KEY)
   features, batch_stats = jax.eval_shape(
@@ -52,18 +53,30 @@ def test_shapes(size, channels, side):
   )
 
 
-@pytest.mark.parametrize("side", (4, 7))
-def test_quadrants_by_hand(side):
-  x = np.random.default_rng(0).normal(size=(2, side, side, 3))
-  x = x.astype(np.float32)
-  half = 4 if side == 7 else 2  # 7: the middle row belongs to both halves
-  want = [
-    x[:, :half, :half].max((1, 2)),
-    x[:, :half, -half:].max((1, 2)),
-    x[:, -half:, :half].max((1, 2)),
-    x[:, -half:, -half:].max((1, 2)),
-  ]
-  np.testing.assert_array_equal(small._quadrant_maxima(x), want)
+def _quadrants(x):
+  """Maxima by hand; of 7 rows, the middle one belongs to both halves."""
+  half = -(-x.shape[1] // 2)
+  return np.concatenate(
+    [
+      x[:, :half, :half].max((1, 2)),
+      x[:, :half, -half:].max((1, 2)),
+      x[:, -half:, :half].max((1, 2)),
+      x[:, -half:, -half:].max((1, 2)),
+    ],
+    axis=-1,
+  )
+
+
+@pytest.mark.parametrize("size", (28, 52))  # maps of 4 and of 7
+def test_quadrants_by_hand(size):
+  encoder = _make(width=0.25, norm="none", feature_norm="none")
+  images = jax.random.normal(_KEY, (2, size, size, 1))
+  variables = encoder.init(_KEY, images.shape[1:])
+  features, _ = encoder.apply(variables, images, train=False, local=True)
+  assert features.local.shape[1] == {28: 4, 52: 7}[size]
+  np.testing.assert_array_equal(
+    features.pooled, _quadrants(np.asarray(features.local))
+  )
 
 
 @pytest.mark.parametrize("feature_norm", ("batch", "layer", "none"))
@@ -73,7 +86,7 @@ def test_pooled_features_from_the_local_map(feature_norm):
   local = np.asarray(features.local)
   assert local.shape == (5, 4, 4, 32)
   assert local.min() == 0 < local.max()
-  pooled = np.concatenate(small._quadrant_maxima(local), axis=-1)
+  pooled = _quadrants(local)
   axis = {"batch": 0, "layer": 1, "none": ()}[feature_norm]
   want, variance = pooled, pooled.var(axis, keepdims=True)
   if feature_norm != "none":
@@ -188,13 +201,17 @@ def test_bfloat16_is_close_and_keeps_float32_outside():
 @pytest.mark.parametrize(
   ("options", "message"),
   (
-    ({"norm": "layer"}, "encoder.norm must be batch, group or none, got"),
-    ({"feature_norm": "group"}, "feature_norm must be batch, layer or none"),
-    ({"width": 0.01}, "encoder.width must leave a channel"),
-    ({"norm": "group", "group_size": 12}, "must divide .* 16 channels, got 12"),
+    ({"norm": "layer"}, "encoder.norm: given 'layer'; allowed: one of batch"),
+    ({"feature_norm": "group"}, "encoder.feature_norm: given 'group'; allowed"),
+    ({"width": 0.01}, "encoder.width: given 0.01; allowed: a finite number >="),
+    ({"width": float("nan")}, "encoder.width: given nan"),
+    ({"width": 1e9}, "encoder.width: given 1000000000.0"),
+    (
+      {"norm": "group", "group_size": 12},
+      "encoder.group_size: given 12; allowed: a divisor of 16 channels",
+    ),
   ),
 )
 def test_bad_options(options, message):
-  cfg = ml_collections.ConfigDict({**small.default_config(), **options})
   with pytest.raises(errors.UsageError, match=message):
-    small.make(cfg)
+    _make(**options)

@@ -1,6 +1,6 @@
 """BigBiGAN's encoder among TensorFlow's variables, by an editable table.
 
-The grammar of a table is explained at its top: see _bigbigan_variables.TABLE.
+The grammar of a table is explained at its top: see bigbigan_variables.TABLE.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from genrep_jax.encoders import _bigbigan_variables
-from genrep_jax.lib import errors, sources, trees
+from genrep_jax.encoders.contrib import bigbigan_variables
+from genrep_jax.lib import errors, foreign, trees
 
 _AVERAGE = "/ema_0.9999"
 _CONSTANTS = {"zeros": np.zeros, "ones": np.ones}
@@ -52,12 +52,12 @@ def read_table(path: str | os.PathLike | None) -> Table:
   """Reads a table.
 
   Args:
-    path: a text file; None or "": the guesses of _bigbigan_variables.
+    path: a text file; None or "": the guesses of bigbigan_variables.
 
   Raises:
     UsageError: unreadable, or a line that makes no sense.
   """
-  file, text = "the table of guesses", _bigbigan_variables.TABLE
+  file, text = "the table of guesses", bigbigan_variables.TABLE
   if path:
     file = os.fspath(path)
     try:
@@ -157,7 +157,7 @@ def fill(arrays: Mapping[str, np.ndarray], table: Table, template, what: str):
     if name in shapes or not _ignorable(name, inside, table)
   }
   what = f"{what} by {table.file}, below {table.prefix!r}"
-  sources.check(what, found, shapes)
+  foreign.check(what, found, shapes)
 
   def value(leaf, expected):
     name = variables[leaf]

@@ -4,7 +4,7 @@ The released files were never seen here, and nothing public says how they call
 the encoder's variables: EVERY name below is a guess in the style of the
 generator's, which are known (generators/_biggan_tf.py). To read a file:
 
-  python -m genrep_jax.encoders._bigbigan_variables > my_table.txt
+  python -m genrep_jax.encoders.contrib.bigbigan_variables > my_table.txt
   python -m genrep_jax.tools.convert_weights --list --source FOLDER
   ... edit my_table.txt until it says what the list says, and then
   python -m genrep_jax.tools.convert_weights --arch encoders/bigbigan \
@@ -20,7 +20,7 @@ TABLE = """\
 #   OURS = THEIRS        our leaf, and the variable below the prefix
 #   OURS = zeros | ones  our leaf, and that the file does not hold it
 # {x} on the left is any number, on the right that number, {x-1} or {x+1} its
-# neighbour; {_x} and {_x-1} are nothing for 0, and _1, _2, ... else (GBlock,
+# neighbor; {_x} and {_x-1} are nothing for 0, and _1, _2, ... else (GBlock,
 # GBlock_1). The first line that fits a leaf counts, so exceptions go on top.
 # A variable V beside which stands V/ema_0.9999 is ignored without a line.
 # Kernels are HWIO and [in out] on both sides.

@@ -1,0 +1,1 @@
+"""Readers of published files that nobody here has seen."""
