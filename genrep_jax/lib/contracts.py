@@ -375,6 +375,8 @@ class Program:
       "generator.safetensors", a trained view's own.
     measure: (state, frozen) -> {metric: value}, once at the end, beside the
       evaluations; metrics are named as theirs are.
+    check: (state, frozen) -> None; refuses, on one small batch and before the
+      first step, what plug-ins return against their contracts.
     chance: loss of a network that has learned nothing, or None.
     stages: named scopes of the step, in their order.
   """
@@ -395,6 +397,7 @@ class Program:
     lambda state, frozen: {}
   )
   measure: Callable[[Tree, Tree], Mapping[str, float]] = lambda state, frozen: {}
+  check: Callable[[Tree, Tree], None] = lambda state, frozen: None
   chance: float | None = None
   stages: Sequence[str] = ()
 
@@ -425,20 +428,21 @@ class Converter:
 
 @dataclasses.dataclass(frozen=True)
 class Exporter:
-  """One value of the hook `EXPORTERS`: an encoder in another library's terms.
+  """One value of the hook `EXPORTERS`: an encoder as a PyTorch network.
 
   Attributes:
-    arrays: (options, variables) -> {key: contiguous numpy array}, the other
-      library's state_dict.
-    source: (options, image_shape) -> a Python module's source whose class
-      `Encoder()` loads these arrays and returns the features; "" where the
-      other library has the network itself.
-    network: options -> that library's name of the network, e.g. "resnet50".
+    arrays: (options, variables) -> {key: contiguous array}, its state_dict.
+    source: (options, channels of the images) -> Python source that defines
+      `Encoder()`, the network that loads these arrays, strictly, and maps
+      normalized images [n c h w] to features; torch and nn are imported.
+      Refuses options that such a network cannot have.
+    package: what `source` imports beside; "": nothing. It has then the keys of
+      the exporter "torch_module", which stands in where it is not installed.
   """
 
   arrays: Callable[[Mapping, Tree], Mapping[str, Any]]
-  source: Callable[[Mapping, tuple[int, int, int]], str] | None = None
-  network: Callable[[Mapping], str] | None = None
+  source: Callable[[Mapping, int], str]
+  package: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
