@@ -9,13 +9,14 @@ Miyato et al. 2018 (spectral norm).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genrep_jax.lib import errors, rng
+from genrep_jax.lib import errors, options as options_lib, rng
+from genrep_jax.lib.contracts import Generator
 
 BATCH_NORM_EPSILON = 1e-4  # of the released models
 
@@ -39,7 +40,7 @@ def conv(x, layer: Mapping) -> jax.Array:
 
 
 def upsample(x: jax.Array) -> jax.Array:
-  """Repeats every pixel: [n h w c] -> [n 2h 2w c] (nearest neighbour)."""
+  """Repeats every pixel: [n h w c] -> [n 2h 2w c] (nearest neighbor)."""
   n, h, w, c = x.shape
   x = jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c))
   return x.reshape(n, 2 * h, 2 * w, c)
@@ -50,7 +51,7 @@ def batch_norm_relu(x, gain, bias, mean, var, epsilon) -> jax.Array:
 
   Args:
     x: [n h w c].
-    gain: factor of the normalised map, [c] or [n 1 1 c].
+    gain: factor of the normalized map, [c] or [n 1 1 c].
     bias: what is added, as `gain`.
     mean: [c].
     var: [c].
@@ -154,6 +155,35 @@ def init(key: jax.Array, shapes: Mapping) -> dict:
     )
 
   return rng.one_draw(key, build)
+
+
+def generator(
+  shapes: Mapping,
+  run: Callable[..., Iterator[tuple[str, jax.Array]]],
+  **fields,
+) -> Generator:
+  """Makes a frozen generator of RGB images.
+
+  Args:
+    shapes: nested dict of its variables' shapes.
+    run: (variables, z, y) -> (name, map) pairs; the last are the images.
+    **fields: of the Generator; `resolution` is one side, in pixels.
+  """
+
+  def apply(variables, z, y):
+    *_, (_, images) = run(variables, z, y)
+    return images
+
+  fields["resolution"] = (fields["resolution"],) * 2
+  return Generator(
+    channels=3, init=lambda key: init(key, shapes), apply=apply, **fields
+  )
+
+
+def check(declared: options_lib.Options, values: Mapping) -> None:
+  """Refuses sizes read off a checkpoint that no option allows."""
+  for name, value in values.items():
+    options_lib.check(f"source: {name}", declared[name], value)
 
 
 def stored_sigma(weight, u, v) -> float:

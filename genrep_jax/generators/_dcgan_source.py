@@ -158,7 +158,7 @@ def expected_keys(
   """Returns key -> shape of the PyTorch checkpoint of a model.
 
   Args:
-    options: a config with the keys of `dcgan.default_config`.
+    options: a mapping with the keys of `dcgan.OPTIONS`.
     naming: how layers are called; None: as in PyTorch's examples.
   """
   widths = tuple(options["widths"])
@@ -208,13 +208,10 @@ def convert(
   Args:
     arrays: original key -> array; all keys are used. Nested dicts are
       flattened, their keys joined by "/".
-    num_classes: how many of the first layer's inputs are the one-hot class, at
-      their end. Negative: those beyond 100, unless the inputs are a power of
-      two in number.
+    num_classes: as `dcgan.CONVERTER` declares it.
 
   Returns:
-    (variables of float32 numpy arrays, options: the config values of all keys
-    of `dcgan.default_config` but "name").
+    (variables of float32 numpy arrays, options: values of `dcgan.OPTIONS`).
 
   Raises:
     UsageError: not a DCGAN, or a missing, unexpected or mis-shaped key.

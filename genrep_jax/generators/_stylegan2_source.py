@@ -5,7 +5,7 @@ Two layouts are known by their keys: "nvidia", `G_ema` of stylegan2-ada-pytorch
 `g_ema` of rosinality/stylegan2-pytorch. Neither network's pickle is opened
 here: arrays by key are wanted, exported where torch runs.
 
-The factors of the equalised learning rate are folded into the weights. Of the
+The factors of the equalized learning rate are folded into the weights. Of the
 3x3 convolutions only rosinality's has one; demodulation cancels it up to its
 epsilon, so it is folded there, and only there.
 """
@@ -247,7 +247,7 @@ def _check_filters(arrays):
     if gain and not np.allclose(array, gain * np.outer(taps, taps), atol=1e-6):
       raise errors.UsageError(
         f"source: not stylegan2: {key} is not the filter [1, 3, 3, 1] "
-        f"(normalised, times {gain})"
+        f"(normalized, times {gain})"
       )
 
 
@@ -288,7 +288,7 @@ def convert(
       that ADA trained with half-precision blocks, else 0.
 
   Returns:
-    (variables, options): the latter are keys of `stylegan2.default_config`.
+    (variables, options): the latter are keys of `stylegan2.OPTIONS`.
 
   Raises:
     UsageError: unknown layout, a missing, unexpected, renamed or mis-shaped

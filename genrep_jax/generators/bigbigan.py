@@ -7,6 +7,7 @@ batch norms of a block. `convert` reads the PyTorch port of the released model
 (lukemelas/pytorch-pretrained-gans).
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -14,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from genrep_jax.generators import _biggan
-from genrep_jax.lib import errors, foreign
-from genrep_jax.lib.contracts import Generator
+from genrep_jax.generators.contrib import biggan_tf
+from genrep_jax.lib import errors, foreign, options as options_lib
+from genrep_jax.lib.contracts import Converter, Generator
 
 _START_PX = 4
 _WIDTHS = (16, 16, 8, 4, 2, 1)  # of the maps between blocks, in units of `ch`
@@ -24,39 +26,34 @@ _CHUNKS = 1 + _BLOCKS
 _ATTENTION = 3  # stands after this block, at 64 x 64 pixels
 _SHARED_ROWS = 1000  # of the PyTorch port, all equal
 
-# Options that may differ from those the weights were made with (lib/frozen.py).
-FREE_OPTIONS = ("output_epsilon",)
-
-
-def default_config() -> dict:
-  """Returns the config keys of this generator: the released model."""
-  return {
-    "name": "bigbigan",
-    "ch": 96,  # width; a multiple of 4
-    "latent_dim": 120,  # a multiple of 6
-    "constant_dim": 128,  # of what stands for a class embedding
-    # Of the last batch norm: 1e-4 in the original; the PyTorch port has 1e-5.
-    "output_epsilon": 1e-4,
-  }
-
-
-def _check(options: Mapping) -> None:
-  """Refuses sizes that do not fit together."""
-  ch, latent_dim = options["ch"], options["latent_dim"]
-  if ch < 4 or ch % 4:
-    raise errors.UsageError(
-      f"generator.bigbigan: ch {ch} must be a multiple of 4"
-    )
-  if latent_dim < 1 or latent_dim % _CHUNKS:
-    raise errors.UsageError(
-      f"generator.bigbigan: latent_dim {latent_dim} must be a multiple of "
-      f"{_CHUNKS}"
-    )
-  if options["constant_dim"] < 1 or not options["output_epsilon"] > 0:
-    raise errors.UsageError(
-      f"generator.bigbigan: constant_dim {options['constant_dim']} must be >= "
-      f"1 and output_epsilon {options['output_epsilon']} > 0"
-    )
+OPTIONS = {
+  "ch": options_lib.integer(
+    96,
+    "width",
+    low=4,
+    high=1024,
+    only=("a multiple of 4", lambda ch: ch % 4 == 0),
+    unit="channels",
+    bound=True,
+  ),
+  "latent_dim": options_lib.integer(
+    120,
+    "length of z",
+    low=1,
+    high=65536,
+    only=(f"a multiple of {_CHUNKS}", lambda dim: dim % _CHUNKS == 0),
+    bound=True,
+  ),
+  "constant_dim": options_lib.integer(
+    128, "of what stands for a class embedding", low=1, high=65536, bound=True
+  ),
+  "output_epsilon": options_lib.number(
+    1e-4,
+    "of the last batch norm; the PyTorch port has 1e-5",
+    above=0,
+    high=1,
+  ),
+}
 
 
 def _blocks(options: Mapping) -> list[tuple[int, int]]:
@@ -120,16 +117,18 @@ def _block(block: Mapping, x, condition) -> jax.Array:
 
 
 def activations(
-  options: Mapping, dtype, variables: Mapping, z: jax.Array
+  options: Mapping, dtype, variables: Mapping, z: jax.Array, y=None
 ) -> Iterator[tuple[str, jax.Array]]:
   """Runs the network, yielding (name, map [n h w c]); the last is "images".
 
   Args:
-    options: a config with the keys of `default_config`.
+    options: a mapping with the keys of `OPTIONS`.
     dtype: compute type of the maps.
     variables: the network's.
     z: [n latent_dim].
+    y: unused; the generator is unconditional.
   """
+  del y
   first, *chunks = jnp.split(z.astype(jnp.float32), _CHUNKS, axis=-1)
   constant = jnp.broadcast_to(
     variables["const"], (len(z), options["constant_dim"])
@@ -161,38 +160,23 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
   """Makes the frozen generator.
 
   Args:
-    cfg: a config with the keys of `default_config`.
+    cfg: a checked entry with the keys of `OPTIONS`.
     dtype: compute type; variables and images are float32.
 
   Returns:
     A Generator whose variables are a nested dict without collections.
-
-  Raises:
-    UsageError: sizes that do not fit together.
   """
-  options = {key: cfg[key] for key in default_config() if key != "name"}
-  _check(options)
-
-  def init(key):
-    return _biggan.init(key, _shapes(options))
 
   def sample(key):
-    return jax.random.normal(key, (options["latent_dim"],)), jnp.int32(0)
+    return jax.random.normal(key, (cfg["latent_dim"],)), jnp.int32(0)
 
-  def apply(variables, z, y):
-    del y  # unconditional
-    *_, (_, images) = activations(options, dtype, variables, z)
-    return images
-
-  side = _START_PX * 2**_BLOCKS
-  return Generator(
-    resolution=(side, side),
-    channels=3,
-    latent_dim=options["latent_dim"],
+  return _biggan.generator(
+    _shapes(cfg),
+    functools.partial(activations, cfg, dtype),
+    resolution=_START_PX * 2**_BLOCKS,
+    latent_dim=cfg["latent_dim"],
     num_classes=0,
-    init=init,
     sample=sample,
-    apply=apply,
   )
 
 
@@ -202,7 +186,7 @@ def expected_keys(
   """Returns key -> shape of the PyTorch port's checkpoint of a model.
 
   Args:
-    options: a config with the keys of `default_config`.
+    options: a mapping with the keys of `OPTIONS`.
     shared_rows: how often the port repeats the constant.
   """
   keys = {}
@@ -268,15 +252,13 @@ def convert(
       the original's.
 
   Returns:
-    (variables of float32 numpy arrays, options: the config values of all keys
-    of `default_config` but "name").
+    (variables of float32 numpy arrays, options: values of all `OPTIONS`).
 
   Raises:
-    UsageError: sizes that do not fit, a missing, unexpected or mis-shaped key,
-      or a class-conditional model.
+    UsageError: sizes out of range, a missing, unexpected or mis-shaped key, or
+      a class-conditional model.
   """
-  options = default_config() | {"output_epsilon": output_epsilon}
-  del options["name"]
+  options = options_lib.defaults(OPTIONS) | {"output_epsilon": output_epsilon}
   size = _biggan.size
   options["ch"] = size(arrays, "output_layer.0.gain", 0, options["ch"])
   options["constant_dim"] = size(
@@ -284,7 +266,7 @@ def convert(
   )
   chunk = size(arrays, "linear.weight", 1, options["latent_dim"] // _CHUNKS)
   options["latent_dim"] = _CHUNKS * chunk
-  _check(options)
+  _biggan.check(OPTIONS, options)
   rows = size(arrays, "shared.weight", 0, _SHARED_ROWS)
   what = f"bigbigan, ch {options['ch']}"
   foreign.check(what, arrays, expected_keys(options, shared_rows=rows))
@@ -333,17 +315,20 @@ def convert(
   return _biggan.to_float32(variables), options
 
 
-def from_tensorflow(
-  arrays: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
-  """Brings TensorFlow Hub's variables under `convert`'s keys (`_biggan_tf`)."""
-  from genrep_jax.generators.contrib import biggan_tf as _biggan_tf
-
-  return _biggan_tf.bigbigan_from_tf(arrays)
-
-
 def _to_nhwc(x: np.ndarray) -> np.ndarray:
   """Reorders the last axis: the port's (c, 4, 4) to (4, 4, c), flat."""
   *rest, flat = x.shape
   x = x.reshape(*rest, flat // _START_PX**2, _START_PX, _START_PX)
   return np.moveaxis(x, -3, -1).reshape(*rest, flat)
+
+
+CONVERTER = Converter(
+  convert,
+  options={"output_epsilon": OPTIONS["output_epsilon"]},
+  from_tensorflow=functools.partial(
+    biggan_tf.bigbigan,
+    released=options_lib.defaults(OPTIONS),
+    expected_keys=functools.partial(expected_keys, shared_rows=1),
+  ),
+  parameters=parameter_count,
+)

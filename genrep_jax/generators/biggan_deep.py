@@ -9,6 +9,7 @@ Statistics of the batch norms belong to one truncation t of the latents, chosen
 at conversion: the checkpoints hold a row for every t on a grid of 0.02.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 
@@ -17,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from genrep_jax.generators import _biggan
-from genrep_jax.lib import errors, foreign, rng
-from genrep_jax.lib.contracts import Generator
+from genrep_jax.generators.contrib import biggan_tf
+from genrep_jax.lib import foreign, options as options_lib, rng
+from genrep_jax.lib.contracts import Converter, Generator
 
 _START_PX = 4
 _ATTENTION = 8  # stands before this block, at 64 x 64 pixels
@@ -35,48 +37,37 @@ _BLOCKS = {
 }
 _BLOCKS[512] = (*_BLOCKS[256], (0, 1, 1), (1, 1, 1))
 
-# Options that may differ from those the weights were made with: none. The batch
-# statistics in the file are those of one truncation (lib/frozen.py).
-FREE_OPTIONS = ()
-
-
-def default_config() -> dict:
-  """Returns the config keys of this generator: the released 128 px model."""
-  return {
-    "name": "biggan_deep",
-    "resolution": 128,  # pixels: 128, 256 or 512
-    "ch": 128,  # width; a multiple of 4
-    "num_classes": 1000,
-    "latent_dim": 128,
-    "embedding_dim": 128,  # of a class
-    "truncation": 1.0,  # z = truncation * a normal cut at +-2; in (0, 1]
-  }
-
-
-def _check(options: Mapping) -> None:
-  """Refuses sizes that do not fit together."""
-  if options["resolution"] not in _BLOCKS:
-    raise errors.UsageError(
-      f"generator.biggan_deep: resolution {options['resolution']} must be one "
-      f"of {', '.join(map(str, _BLOCKS))}"
-    )
-  if options["ch"] < 4 or options["ch"] % 4:
-    raise errors.UsageError(
-      f"generator.biggan_deep: ch {options['ch']} must be a multiple of 4"
-    )
-  for name in ("num_classes", "latent_dim", "embedding_dim"):
-    if options[name] < 1:
-      raise errors.UsageError(
-        f"generator.biggan_deep: {name} {options[name]} must be >= 1"
-      )
-  _check_truncation(options["truncation"])
-
-
-def _check_truncation(truncation: float) -> None:
-  if not 0 < truncation <= 1:
-    raise errors.UsageError(
-      f"generator.biggan_deep: truncation {truncation} must be in (0, 1]"
-    )
+OPTIONS = {
+  "resolution": options_lib.one_of(
+    128, tuple(_BLOCKS), "of the images", unit="px", bound=True
+  ),
+  "ch": options_lib.integer(
+    128,
+    "width",
+    low=4,
+    high=1024,
+    only=("a multiple of 4", lambda ch: ch % 4 == 0),
+    unit="channels",
+    bound=True,
+  ),
+  "num_classes": options_lib.integer(
+    1000, "classes", low=1, high=65536, bound=True
+  ),
+  "latent_dim": options_lib.integer(
+    128, "length of z", low=1, high=65536, bound=True
+  ),
+  "embedding_dim": options_lib.integer(
+    128, "of a class", low=1, high=65536, bound=True
+  ),
+  # Bound: the batch statistics in a file are those of one truncation.
+  "truncation": options_lib.number(
+    1.0,
+    "z = truncation * a normal cut at +-2",
+    above=0,
+    high=1,
+    bound=True,
+  ),
+}
 
 
 def _blocks(options: Mapping) -> list[tuple[int, int, int]]:
@@ -147,7 +138,7 @@ def activations(
   """Runs the network, yielding (name, map [n h w c]); the last is "images".
 
   Args:
-    options: a config with the keys of `default_config`.
+    options: a mapping with the keys of `OPTIONS`.
     dtype: compute type of the maps.
     variables: the network's.
     z: [n latent_dim].
@@ -181,43 +172,30 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
   """Makes the frozen generator.
 
   Args:
-    cfg: a config with the keys of `default_config`. `truncation` scales the
+    cfg: a checked entry with the keys of `OPTIONS`. `truncation` scales the
       latents only; the weights must be converted for the same one.
     dtype: compute type; variables and images are float32.
 
   Returns:
     A Generator whose variables are a nested dict without collections.
-
-  Raises:
-    UsageError: sizes that do not fit together.
   """
-  options = {key: cfg[key] for key in default_config() if key != "name"}
-  _check(options)
-
-  def init(key):
-    return _biggan.init(key, _shapes(options))
 
   def sample(key):
     return rng.latent_and_class(
       key,
-      options["latent_dim"],
-      options["num_classes"],
-      sigma=options["truncation"],
+      cfg["latent_dim"],
+      cfg["num_classes"],
+      sigma=cfg["truncation"],
       truncation=2.0,
     )
 
-  def apply(variables, z, y):
-    *_, (_, images) = activations(options, dtype, variables, z, y)
-    return images
-
-  return Generator(
-    resolution=(options["resolution"],) * 2,
-    channels=3,
-    latent_dim=options["latent_dim"],
-    num_classes=options["num_classes"],
-    init=init,
+  return _biggan.generator(
+    _shapes(cfg),
+    functools.partial(activations, cfg, dtype),
+    resolution=cfg["resolution"],
+    latent_dim=cfg["latent_dim"],
+    num_classes=cfg["num_classes"],
     sample=sample,
-    apply=apply,
   )
 
 
@@ -230,7 +208,7 @@ def expected_keys(options: Mapping) -> dict[str, tuple[int, ...]]:
   """Returns key -> shape of the PyTorch checkpoint of a model.
 
   Args:
-    options: a config with the keys of `default_config`.
+    options: a mapping with the keys of `OPTIONS`.
   """
   keys = {}
 
@@ -308,8 +286,7 @@ def truncation_row(rows, truncation: float, *, hf_compat=False) -> np.ndarray:
 
 def _infer(arrays: Mapping[str, np.ndarray], truncation: float) -> dict:
   """Reads a model's options off the shapes of its checkpoint."""
-  options = default_config() | {"truncation": truncation}
-  del options["name"]
+  options = options_lib.defaults(OPTIONS) | {"truncation": truncation}
   deepest = [
     px
     for px, blocks in _BLOCKS.items()
@@ -344,15 +321,13 @@ def convert(
     hf_compat: see `truncation_row`.
 
   Returns:
-    (variables of float32 numpy arrays, options: the config values of all keys
-    of `default_config` but "name").
+    (variables of float32 numpy arrays, options: values of all `OPTIONS`).
 
   Raises:
-    UsageError: truncation out of range, sizes that do not fit, or a missing,
-      unexpected or mis-shaped key.
+    UsageError: sizes out of range, or a missing, unexpected or mis-shaped key.
   """
   options = _infer(arrays, truncation)
-  _check(options)
+  _biggan.check(OPTIONS, options)
   what = f"biggan_deep, {options['resolution']} px, ch {options['ch']}"
   foreign.check(what, arrays, expected_keys(options))
 
@@ -405,8 +380,15 @@ def convert(
   return _biggan.to_float32(variables), options
 
 
-def from_tensorflow(arrays: Mapping[str, np.ndarray]):
-  """Refuses TensorFlow Hub's variables, and says why (`_biggan_tf`)."""
-  from genrep_jax.generators.contrib import biggan_tf as _biggan_tf
-
-  return _biggan_tf.biggan_deep_from_tf(arrays)
+CONVERTER = Converter(
+  convert,
+  options={
+    "truncation": OPTIONS["truncation"],
+    "hf_compat": options_lib.flag(
+      False, "weigh two rows of statistics as the PyTorch package does"
+    ),
+  },
+  from_tensorflow=biggan_tf.refuse_biggan_deep,
+  parameters=parameter_count,
+  truncation="truncation",
+)

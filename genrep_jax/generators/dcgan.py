@@ -16,55 +16,41 @@ import math
 import jax
 import jax.numpy as jnp
 
-from genrep_jax.generators import _biggan, _stylegan2_ops as ops
-from genrep_jax.generators._dcgan_source import (
-  convert as convert,
-  expected_keys as expected_keys,
-  parameter_count as parameter_count,
+from genrep_jax.generators import (
+  _biggan,
+  _dcgan_source,
+  _stylegan2_ops as ops,
 )
-from genrep_jax.lib import errors, rng
-from genrep_jax.lib.contracts import Generator
+from genrep_jax.lib import options, rng
+from genrep_jax.lib.contracts import Converter, Generator
 
-# Options that may differ from those the weights were made with (lib/frozen.py).
-FREE_OPTIONS = ("truncation",)  # of the latents
-
-
-def default_config() -> dict:
-  """Returns the config keys: 64x64x3, unconditional, as PyTorch's tutorial."""
-  return {
-    "name": "dcgan",
-    "resolution": 64,  # pixels: the first map's side times 2**len(widths)
-    "channels": 3,
-    "latent_dim": 100,
-    "num_classes": 0,  # 0 = unconditional
-    "widths": (512, 256, 128, 64),  # channels of the maps at 4x4, at 8x8, ...
-    "truncation": 0.0,  # z ~ N^t(0, 1, truncation); 0 = uncut, as trained
-  }
-
-
-def _first_side(cfg) -> int:
-  """Checks a config; returns the first map's side in pixels."""
-
-  def refuse(text):
-    raise errors.UsageError(f"generator.dcgan: {text}")
-
-  widths = tuple(cfg.widths)
-  if not widths or min(widths) < 1:
-    refuse(f"widths {widths} must be one or more numbers >= 1")
-  doublings = 2 ** len(widths)
-  if cfg.resolution < doublings or cfg.resolution % doublings:
-    refuse(
-      f"resolution {cfg.resolution} must be a multiple of {doublings}: "
-      f"{len(widths)} widths double the first map as often"
-    )
-  if cfg.channels not in (1, 3):
-    refuse(f"channels {cfg.channels} must be 1 or 3")
-  if cfg.latent_dim < 1:
-    refuse(f"latent_dim {cfg.latent_dim} must be >= 1")
-  for name in ("num_classes", "truncation"):
-    if not cfg[name] >= 0:
-      refuse(f"{name} {cfg[name]} must be >= 0")
-  return cfg.resolution // doublings
+OPTIONS = {
+  "resolution": options.integer(
+    64,
+    "of the images: the first map's side times 2**len(widths)",
+    low=2,
+    high=2048,
+    unit="px",
+    bound=True,
+  ),
+  "channels": options.one_of(3, (1, 3), "of the images", bound=True),
+  "latent_dim": options.integer(
+    100, "length of z", low=1, high=65536, bound=True
+  ),
+  "num_classes": options.integer(
+    0, "0: unconditional", low=0, high=65536, bound=True
+  ),
+  "widths": options.several(
+    (512, 256, 128, 64),
+    options.integer(low=1, high=16384),
+    "channels of the first map, of one twice as large, ...",
+    least=1,
+    bound=True,
+  ),
+  "truncation": options.number(
+    0.0, "z ~ N^t(0, 1, truncation); 0: uncut, as trained", low=0
+  ),
+}
 
 
 def _shapes(cfg, side: int) -> dict:
@@ -109,7 +95,7 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
   """Makes the frozen generator.
 
   Args:
-    cfg: a config with the keys of `default_config`.
+    cfg: a checked entry with the keys of `OPTIONS`.
     dtype: compute type; variables and images are float32.
 
   Returns:
@@ -119,8 +105,16 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
   Raises:
     UsageError: sizes that do not fit together.
   """
-  side = _first_side(cfg)
   widths = tuple(cfg.widths)
+  doublings = 2 ** len(widths)
+  if cfg.resolution % doublings:
+    options.refuse(
+      "generator.resolution",
+      cfg.resolution,
+      f"a multiple of {doublings}: {len(widths)} widths double the first map "
+      "as often",
+    )
+  side = cfg.resolution // doublings
 
   def init(key):
     # He's gain: the maps of the untrained network keep their scale.
@@ -153,3 +147,18 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
     sample=sample,
     apply=apply,
   )
+
+
+CONVERTER = Converter(
+  _dcgan_source.convert,
+  options={
+    "num_classes": options.integer(
+      -1,
+      "inputs of the first layer, at their end, that are the one-hot class; "
+      "-1: those beyond 100, unless the inputs are a power of two in number",
+      low=-1,
+      high=65536,
+    )
+  },
+  parameters=_dcgan_source.parameter_count,
+)

@@ -19,7 +19,7 @@ from genrep_jax.generators import (
   _procedural_spectrum as spectrum,
   _procedural_stylegan as stylegan,
 )
-from genrep_jax.lib import errors
+from genrep_jax.lib import options
 from genrep_jax.lib.contracts import Generator
 
 KINDS = (
@@ -29,53 +29,50 @@ KINDS = (
   *(f"stylegan_{variant}" for variant in stylegan.VARIANTS),
 )
 
-# Options that may differ from those weights were saved with (lib/frozen.py).
-FREE_OPTIONS = ("shapes", "num_shapes", "num_textures", "iterations")
-
-
-def default_config() -> dict:
-  """Returns the config keys of this generator: dead leaves, 64x64x3."""
-  return {
-    "name": "procedural",
-    "kind": "dead_leaves",  # one of KINDS
-    "resolution": 64,  # pixels; of the stylegan kinds a power of two
-    "channels": 3,  # 1: the mean of the three
-    "shapes": "mixed",  # dead leaves: square, oriented_square, mixed, textures
-    "num_shapes": 1000,  # dead leaves painted; see `coverage`
-    "num_textures": 4,  # textures: images the leaves are cut from
-    "iterations": 10,  # spectrum_color and textures: projections
-    "w_dim": 512,  # stylegan kinds: styles,
-    "channel_base": 32768,  # and maps: min(base // side, max) channels
-    "channel_max": 512,
-    "noise_maps": 16,  # stylegan kinds but random: a layer chooses among them
-  }
-
-
-def _check(cfg) -> None:
-  """Refuses options outside their range."""
-
-  def refuse(text):
-    raise errors.UsageError(f"generator.procedural: {text}")
-
-  if cfg.kind not in KINDS:
-    refuse(f"kind {cfg.kind!r} must be one of {', '.join(KINDS)}")
-  if cfg.shapes not in leaves.SHAPES:
-    refuse(f"shapes {cfg.shapes!r} must be one of {', '.join(leaves.SHAPES)}")
-  if cfg.channels not in (1, 3):
-    refuse(f"channels {cfg.channels} must be 1 or 3")
-  size = cfg.resolution
-  if size < 8:
-    refuse(f"resolution {size} must be >= 8")
-  for name in ("num_shapes", "num_textures", "iterations", "w_dim"):
-    if cfg[name] < 1:
-      refuse(f"{name} {cfg[name]} must be >= 1")
-  for name in ("channel_max", "noise_maps"):
-    if cfg[name] < 1:
-      refuse(f"{name} {cfg[name]} must be >= 1")
-  if cfg.kind.startswith("stylegan") and size & (size - 1):
-    refuse(f"resolution {size} must be a power of two for kind {cfg.kind}")
-  if cfg.kind.startswith("stylegan") and cfg.channel_base < size:
-    refuse(f"channel_base {cfg.channel_base} must be >= resolution {size}")
+OPTIONS = {
+  "kind": options.choice("dead_leaves", KINDS, "of images", bound=True),
+  "resolution": options.integer(
+    64,
+    "of the images; of the stylegan kinds a power of two",
+    low=8,
+    high=1024,
+    unit="px",
+    bound=True,
+  ),
+  "channels": options.one_of(
+    3, (1, 3), "of the images; 1: the mean of the three", bound=True
+  ),
+  "shapes": options.choice("mixed", leaves.SHAPES, "of the dead leaves"),
+  "num_shapes": options.integer(
+    1000, "dead leaves painted; see `coverage`", low=1, high=65536
+  ),
+  "num_textures": options.integer(
+    4, "textures: images the leaves are cut from", low=1, high=64
+  ),
+  "iterations": options.integer(
+    10, "spectrum_color and textures: projections", low=1, high=1000
+  ),
+  "w_dim": options.integer(
+    512, "stylegan kinds: length of a style", low=1, high=16384, bound=True
+  ),
+  "channel_base": options.integer(
+    32768,
+    "stylegan kinds: a map r px wide has min(base // r, max) channels",
+    low=1,
+    high=2**20,
+    bound=True,
+  ),
+  "channel_max": options.integer(
+    512, "see channel_base", low=1, high=16384, bound=True
+  ),
+  "noise_maps": options.integer(
+    16,
+    "stylegan kinds but random: a layer chooses among them",
+    low=1,
+    high=1024,
+    bound=True,
+  ),
+}
 
 
 def _fields(cfg) -> latent.Fields:
@@ -90,7 +87,7 @@ def coverage(cfg, z: jax.Array) -> jax.Array:
   """Returns the share of pixels that leaves cover, in each dead-leaves image.
 
   Args:
-    cfg: a config with the keys of `default_config`, kind dead_leaves.
+    cfg: an entry with the keys of `OPTIONS`, kind dead_leaves.
     z: [n latent_dim].
 
   Returns:
@@ -103,18 +100,29 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
   """Makes the frozen generator.
 
   Args:
-    cfg: a config with the keys of `default_config`.
+    cfg: an entry with the keys of `OPTIONS`.
     dtype: type of the untrained networks' maps; images are float32.
 
   Returns:
     A Generator; its variables are {} or, of the stylegan kinds, {"params"}.
 
   Raises:
-    UsageError: an option outside its range.
+    UsageError: options that do not fit together.
   """
-  _check(cfg)
   variant = cfg.kind.removeprefix("stylegan_")
   untrained = variant != cfg.kind
+  if untrained and cfg.resolution & (cfg.resolution - 1):
+    options.refuse(
+      "generator.resolution",
+      cfg.resolution,
+      f"a power of two for kind {cfg.kind}",
+    )
+  if untrained and cfg.channel_base < cfg.resolution:
+    options.refuse(
+      "generator.channel_base",
+      cfg.channel_base,
+      f">= resolution, {cfg.resolution}",
+    )
   latent_dim = latent.size(_fields(cfg))
 
   def draw(variables, z):

@@ -4,52 +4,150 @@ Mapping network, style truncation, and the skip synthesis network of config-e
 and config-f; conditional models embed the class beside the latent (Karras et
 al. 2020, "Training GANs with Limited Data"). Any power-of-two resolution.
 
-Variables hold effective weights: the equalised learning rate's run-time
+Variables hold effective weights: the equalized learning rate's run-time
 factors are folded in by `init` and by `convert`, so a layer is kernel and bias.
 
 The latent may be w instead of z, one for all layers or one for each ("w+"), so
 that T_z moves single layers: `latent`.
 
 The network's own range is unbounded. `apply` of the contract clips to [-1, 1],
-as writing an 8-bit picture would; `raw` returns what the network says.
+as writing an 8-bit picture would; its `raw` does not.
 """
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 
-from genrep_jax.generators import _stylegan2_ops as ops
-from genrep_jax.generators._stylegan2_options import (
-  checked as _checked,
-  default_config as default_config,
-)
-from genrep_jax.generators._stylegan2_source import (
-  convert as convert,
-  expected_keys as expected_keys,
-  parameter_count as parameter_count,
-)
-from genrep_jax.lib import rng
-from genrep_jax.lib.contracts import Generator
+from genrep_jax.generators import _stylegan2_ops as ops, _stylegan2_source
+from genrep_jax.lib import options, rng
+from genrep_jax.lib.contracts import Converter, Generator
 
 _NOISE_STREAM = 0x57796C65  # any constant: the noise depends on the latent
 
-# Options that say how weights are used, not which they are (lib/frozen.py).
-FREE_OPTIONS = (
-  "latent",
-  "truncation",
-  "truncation_psi",
-  "truncation_cutoff",
-  "noise",
-  "conv_clamp",
-  "crop_rows",
-  "clip",
-)
-NATIVE_OPTIONS = {"clip": False}  # the network's own range, for comparisons
+OPTIONS = {
+  "num_classes": options.integer(
+    0, "0: unconditional", low=0, high=65536, bound=True
+  ),
+  "resolution": options.one_of(
+    256,
+    tuple(2**k for k in range(3, 13)),
+    "of the uncropped images",
+    unit="px",
+    bound=True,
+  ),
+  "channels": options.one_of(3, (1, 3), "of the images", bound=True),
+  "z_dim": options.integer(512, "length of z", low=1, high=65536, bound=True),
+  "w_dim": options.integer(512, "length of w", low=1, high=65536, bound=True),
+  "latent": options.choice(
+    "z", ("z", "w", "w+"), "what T_z moves: z; w, one for all layers; one each"
+  ),
+  "mapping_layers": options.integer(
+    8,
+    "of the mapping network; 2 in ADA's auto and cifar configurations",
+    low=1,
+    high=64,
+    bound=True,
+  ),
+  "channel_base": options.integer(
+    32768,
+    "a map r px wide has min(base // r, max) channels; 16384 in config-e, "
+    "paper256 and, below 512 px, ADA's auto",
+    low=8,
+    high=2**20,
+    bound=True,
+  ),
+  "channel_max": options.integer(
+    512, "see channel_base", low=1, high=16384, bound=True
+  ),
+  "truncation": options.number(
+    0.0, "z ~ N^t(0, 1, truncation); 0: uncut, as trained", low=0
+  ),
+  "truncation_psi": options.number(1.0, "w = average + psi * (w - average)"),
+  "truncation_cutoff": options.integer(
+    0, "only the first so many rows of w; 0: all", low=0
+  ),
+  "w_average": options.flag(
+    True, "False: the weights have none, and psi must be 1", bound=True
+  ),
+  "noise": options.choice(
+    "const",
+    ("const", "random", "none"),
+    "stored maps, drawn per latent, or none",
+  ),
+  "conv_clamp": options.number(
+    0.0, "clamps maps to +-conv_clamp (256 in ADA); 0: no", low=0
+  ),
+  "crop_rows": options.several(
+    (),
+    options.integer(low=0),
+    "(first, end) of the rows that are kept; (64, 448) for LSUN cars",
+    lengths=(0, 2),
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+  """The sizes of a network; `resolutions` ascend from 4."""
+
+  cfg: object
+  resolutions: tuple[int, ...]
+
+  def width(self, resolution):
+    return min(self.cfg.channel_base // resolution, self.cfg.channel_max)
+
+  @property
+  def num_ws(self):
+    return 2 * len(self.resolutions)
+
+  @property
+  def latent_dim(self):
+    widths = {"w": self.cfg.w_dim, "w+": self.num_ws * self.cfg.w_dim}
+    return widths.get(self.cfg.latent, self.cfg.z_dim)
+
+
+def _sizes(cfg) -> _Sizes:
+  return _Sizes(cfg, tuple(2**k for k in range(2, cfg.resolution.bit_length())))
+
+
+def _check(cfg, sizes):
+  """Refuses options that do not fit together."""
+
+  def refuse(name, allowed):
+    options.refuse(f"generator.{name}", cfg[name], allowed)
+
+  if cfg.channel_base < cfg.resolution:
+    refuse("channel_base", f">= resolution, {cfg.resolution}")
+  if cfg.truncation_psi != 1 and not cfg.w_average:
+    refuse(
+      "truncation_psi",
+      "1 with w_average=False: the weights have no average of w to move to",
+    )
+  rows = tuple(cfg.crop_rows)
+  if rows and not rows[0] < rows[1] <= cfg.resolution:
+    refuse("crop_rows", f"() or (first, end) within 0..{cfg.resolution}")
+  if cfg.truncation_cutoff > sizes.num_ws:
+    refuse(
+      "truncation_cutoff",
+      f"<= {sizes.num_ws}, the rows of w at {cfg.resolution} px",
+    )
+  if cfg.latent != "z" and cfg.noise == "random":
+    refuse(
+      "noise",
+      f"const or none with latent {cfg.latent!r}: random noise is drawn from "
+      "the bits of the latent, and those of w are rounded",
+    )
+  if cfg.latent == "w" and cfg.truncation_cutoff and cfg.truncation_psi != 1:
+    refuse(
+      "truncation_cutoff",
+      "0 with latent 'w'; a cutoff needs more than one w: latent 'w+'",
+    )
 
 
 def _init(normal, sizes):
-  """The untrained network, as its authors initialise it (rng.one_draw)."""
+  """The untrained network, as its authors initialize it (rng.one_draw)."""
   cfg = sizes.cfg
 
   def dense(inputs, outputs, bias=0.0):
@@ -103,7 +201,7 @@ def mapping(variables, z, y, *, cfg) -> jax.Array:
     variables: of `init` or `convert`.
     z: [n z_dim].
     y: int [n]; unused when unconditional.
-    cfg: a config with the keys of `default_config`.
+    cfg: a complete entry with the keys of `OPTIONS`.
 
   Returns:
     w, float32 [n w_dim].
@@ -125,7 +223,7 @@ def truncate(variables, w, *, cfg) -> jax.Array:
   Returns:
     [n num_ws w_dim]; only the first `truncation_cutoff` rows are moved.
   """
-  sizes = _checked(cfg)
+  sizes = _sizes(cfg)
   rows = jnp.repeat(w[:, None], sizes.num_ws, axis=1)
   if cfg.truncation_psi == 1:
     return rows
@@ -200,7 +298,7 @@ def synthesis(variables, rows, keys, *, cfg, dtype=jnp.float32) -> jax.Array:
     variables: of `init` or `convert`.
     rows: [n num_ws w_dim] of `truncate`.
     keys: [n] of `latent_keys`; only random noise reads them.
-    cfg: a config with the keys of `default_config`.
+    cfg: a complete entry with the keys of `OPTIONS`.
     dtype: type of the maps; styles, demodulation and the image are float32.
 
   Returns:
@@ -210,7 +308,7 @@ def synthesis(variables, rows, keys, *, cfg, dtype=jnp.float32) -> jax.Array:
   const = params["const"].astype(dtype)
   x = jnp.broadcast_to(const, (rows.shape[0], *const.shape))
   image = None
-  for b, side in enumerate(_checked(cfg).resolutions):
+  for b, side in enumerate(_sizes(cfg).resolutions):
     block = params[f"b{side}"]
     if b:
       noise = _noise(block["conv0"], side, keys, 2 * b - 1, cfg)
@@ -232,7 +330,7 @@ def encode(variables, z, y, *, cfg) -> jax.Array:
     variables: of `init` or `convert`.
     z: [n z_dim].
     y: int [n].
-    cfg: a config with the keys of `default_config`, latent "w" or "w+".
+    cfg: a complete entry with the keys of `OPTIONS`, latent "w" or "w+".
 
   Returns:
     float32 [n w_dim], or [n num_ws*w_dim], the layers' w one after the other.
@@ -248,7 +346,7 @@ def raw(variables, latents, y, *, cfg, dtype=jnp.float32) -> jax.Array:
     variables: of `init` or `convert`.
     latents: [n latent_dim]: z, or of `encode` if cfg.latent is "w" or "w+".
     y: int [n].
-    cfg: a config with the keys of `default_config`.
+    cfg: a complete entry with the keys of `OPTIONS`.
     dtype: type of the maps.
 
   Returns:
@@ -259,7 +357,7 @@ def raw(variables, latents, y, *, cfg, dtype=jnp.float32) -> jax.Array:
     rows = truncate(variables, w, cfg=cfg)
   else:
     rows = latents.reshape(len(latents), -1, cfg.w_dim)
-    layers = (len(latents), _checked(cfg).num_ws, cfg.w_dim)
+    layers = (len(latents), _sizes(cfg).num_ws, cfg.w_dim)
     rows = jnp.broadcast_to(rows.astype(jnp.float32), layers)
   keys = latent_keys(latents, y) if cfg.noise == "random" else None
   return synthesis(variables, rows, keys, cfg=cfg, dtype=dtype)
@@ -269,16 +367,17 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
   """Makes the frozen generator.
 
   Args:
-    cfg: a config with the keys of `default_config`.
+    cfg: a complete entry with the keys of `OPTIONS`.
     dtype: compute type of the maps; images are float32.
 
   Returns:
     A Generator whose variables are {"params": {"mapping", "synthesis"}}.
 
   Raises:
-    UsageError: an option outside its range.
+    UsageError: options that do not fit together.
   """
-  sizes = _checked(cfg)
+  sizes = _sizes(cfg)
+  _check(cfg, sizes)
   first, end = tuple(cfg.crop_rows) or (0, cfg.resolution)
 
   def sample(key):
@@ -286,9 +385,8 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
       key, cfg.z_dim, cfg.num_classes, truncation=cfg.truncation
     )
 
-  def apply(variables, latents, y):
-    images = raw(variables, latents, y, cfg=cfg, dtype=dtype)[:, first:end]
-    return jnp.clip(images, -1, 1) if cfg.clip else images
+  def cropped(variables, latents, y):
+    return raw(variables, latents, y, cfg=cfg, dtype=dtype)[:, first:end]
 
   in_w = functools.partial(encode, cfg=cfg)
   return Generator(
@@ -298,6 +396,15 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
     num_classes=cfg.num_classes,
     init=lambda key: rng.one_draw(key, functools.partial(_init, sizes=sizes)),
     sample=sample,
-    apply=apply,
+    apply=lambda *arguments: jnp.clip(cropped(*arguments), -1, 1),
     encode_latent=None if cfg.latent == "z" else in_w,
+    raw=cropped,
   )
+
+
+CONVERTER = Converter(
+  _stylegan2_source.convert,
+  options={name: OPTIONS[name] for name in ("truncation_psi", "conv_clamp")},
+  parameters=_stylegan2_source.parameter_count,
+  truncation="truncation_psi",
+)

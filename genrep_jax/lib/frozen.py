@@ -3,8 +3,11 @@
 Options and weights meet in one place, because some options belong to weights:
 statistics that were converted for one truncation are wrong for another. A
 weights file says in its metadata which options it was made with
-(`{"generator": {"name": ..., option: value}}`); a generator module says in
-`FREE_OPTIONS` which of its options may differ from them.
+(`{"generator": {"name": ..., option: value}}`); a plug-in declares which of its
+options are `bound` to them.
+
+Weights come in the type that they are used in: a step at bfloat16 converts no
+kernel, every time anew, that could have been placed in bfloat16 once.
 """
 
 import dataclasses
@@ -16,7 +19,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from genrep_jax.lib import contracts, errors, plugins, weights
+from genrep_jax.lib import (
+  contracts,
+  dtypes,
+  errors,
+  options as options_lib,
+  plugins,
+  weights,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +35,9 @@ class Frozen:
 
   Attributes:
     name: the plug-in's.
-    generator: the network.
-    variables: its weights, numpy arrays.
-    options: the config the network was made from.
+    generator: the network, with the sha256.
+    variables: its weights, numpy arrays, each in the type it is used in.
+    options: the complete entry that the network was made from.
     sha256: of the weights file; "" for random weights.
     metadata: of the weights file; {} for random weights.
   """
@@ -55,20 +65,36 @@ def from_config(entry, *, dtype=jnp.float32, key=None) -> Frozen:
     UsageError: unknown generator, options that do not fit together or the
       weights, or a weights file that `weights.load` refuses.
   """
-  name = str(entry.name)
-  module = plugins.resolve("generators", name)
-  generator = module.make(entry, dtype=dtype)
-  expected = jax.eval_shape(generator.init, jax.random.key(0))
-  path = entry.get("weights", "")
-  if not path:
+  entry = ml_collections.ConfigDict(entry).copy_and_resolve_references()
+  plugins.complete(entry, "generators", "generator")
+  generator = plugins.make("generators", entry, dtype=dtype)
+  with plugins.guard(plugins.label_of("generators", entry.name), "init"):
+    expected = jax.eval_shape(generator.init, jax.random.key(0))
+  digest, metadata = "", {}
+  if entry.weights:
+    metadata = weights.read_metadata(entry.weights)
+    check_options(entry.weights, metadata, entry, "generators")
+    variables = weights.load(entry.weights, entry.sha256, expected)
+    digest = weights.sha256(entry.weights)
+    generator = dataclasses.replace(generator, sha256=digest)
+  else:
     key = jax.random.key(0) if key is None else key
     variables = jax.tree.map(np.asarray, jax.jit(generator.init)(key))
-    return Frozen(name, generator, variables, dict(entry), "", {})
-  metadata = weights.read_metadata(path)
-  check_options(path, metadata, module, entry, "generator")
-  variables = weights.load(path, entry.get("sha256", ""), expected)
-  digest = weights.sha256(path)
-  return Frozen(name, generator, variables, dict(entry), digest, metadata)
+  if jnp.dtype(dtype) != jnp.float32:
+    variables = dtypes.cast(variables, _used(generator, expected))
+  name, values = str(entry.name), entry.to_dict()
+  return Frozen(name, generator, variables, values, digest, metadata)
+
+
+def _used(generator, expected):
+  """The types in which drawing latents' images uses the variables."""
+
+  def images(variables, z, y):
+    return generator.apply(variables, generator.latents(variables, z, y), y)
+
+  z = jax.ShapeDtypeStruct((2, generator.sample_dim), jnp.float32)
+  y = jax.ShapeDtypeStruct((2,), jnp.int32)
+  return dtypes.used(images, expected, z, y)
 
 
 def from_file(
@@ -91,59 +117,75 @@ def from_file(
     UsageError: as `from_config`; an unknown option; or the file does not say
       which generator it is for and `name` is None.
   """
-  made = weights.read_metadata(path).get("generator", {}) if path else {}
+  made = made_with(path, "generators") if path else {}
   name = name or made.get("name")
   if not name:
     raise errors.UsageError(
       f"weights: {path!r} does not name its generator (metadata 'genrep_jax')"
     )
-  module = plugins.resolve("generators", name)
-  values = getattr(module, "default_config", dict)()
-  known = [option for option in values if option != "name"]
-  for option in options or {}:
-    if option not in known:
-      raise errors.UsageError(
-        f"generator.{name}: no option {option!r}; options: {', '.join(known)}"
-      )
+  known = plugins.declared(
+    "generators", plugins.resolve("generators", name, "generator.name")
+  )
+  values = {}
   if made.get("name") == name:
-    values |= {option: made[option] for option in known if option in made}
+    values = {option: made[option] for option in known if option in made}
   values |= dict(options or {}) | {
     "name": name,
     "weights": str(path or ""),
     "sha256": sha256,
   }
-  entry = ml_collections.ConfigDict(values)
-  return from_config(entry, dtype=dtype, key=key)
+  return from_config(values, dtype=dtype, key=key)
 
 
-def check_options(path, metadata, module, entry, room: str) -> None:
-  """Refuses weights of another plug-in, or made with other options.
+def made_with(path, room: str, metadata=None) -> Mapping[str, Any]:
+  """Returns the plug-in and options that a weights file was made with.
+
+  Args:
+    path: of the file.
+    room: "generators" or "encoders".
+    metadata: the file's, if it is known.
+
+  Returns:
+    {"name": ..., option: value}; {} if the file says nothing.
+
+  Raises:
+    UsageError: the metadata is not of this form.
+  """
+  metadata = weights.read_metadata(path) if metadata is None else metadata
+  key = room.removesuffix("s")
+  made = metadata.get(key, {})
+  if not isinstance(made, Mapping):
+    raise errors.UsageError(
+      f"weights: {path}: metadata {key!r} is {type(made).__name__}; allowed: "
+      "a dictionary of options"
+    )
+  return made
+
+
+def check_options(path, metadata, entry, room: str) -> None:
+  """Refuses weights of another plug-in, or made with other bound options.
 
   Args:
     path: of the weights file, for the message.
     metadata: the file's.
-    module: the plug-in's.
-    entry: its config.
-    room: "generator" or "encoder", under which metadata has the options.
+    entry: the plug-in's complete entry.
+    room: "generators" or "encoders".
 
   Raises:
     UsageError: says which option is what, and what the file was made with.
   """
-  made, name = metadata.get(room, {}), entry.name
-  if made.get("name", name) != name:
+  made, key = made_with(path, room, metadata), room.removesuffix("s")
+  if made.get("name", entry.name) != entry.name:
     raise errors.UsageError(
-      f"weights: {path} are of {room} {made['name']!r}, not {name!r}"
+      f"weights: {path} are of {key} {made['name']!r}, not {entry.name!r}"
     )
-  if not hasattr(module, "FREE_OPTIONS"):
-    return
-  for option in module.default_config():
-    if option in module.FREE_OPTIONS or option not in made:
-      continue
-    given, wanted = _plain(entry[option]), _plain(made[option])
-    if given != wanted:
-      raise errors.UsageError(
-        f"{room}.{name}: {option} is {given}, but {path} was made with "
-        f"{option} {wanted}"
+  module = plugins.resolve(room, entry.name)
+  for option in options_lib.bound(plugins.declared(room, module)):
+    if option in made and _plain(entry[option]) != _plain(made[option]):
+      options_lib.refuse(
+        f"{key}.{option}",
+        entry[option],
+        f"{made[option]}, with which {path} was made",
       )
 
 

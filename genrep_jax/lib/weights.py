@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from genrep_jax.lib import errors, trees
+from genrep_jax.lib import errors, files, trees
 
 ASSETS = pathlib.Path(__file__).resolve().parent.parent / "assets"
 _PREFIX = "asset:"
@@ -269,8 +268,11 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
       if length > path.stat().st_size:
         raise ValueError(f"a header of {length} bytes")
       header = json.loads(file.read(length))
-      return json.loads(header.get("__metadata__", {}).get(_KEY, "{}"))
-    except (ValueError, AttributeError) as error:
+      metadata = json.loads(header.get("__metadata__", {}).get(_KEY, "{}"))
+      if not isinstance(metadata, dict):
+        raise ValueError(f"its metadata is {type(metadata).__name__}")
+      return metadata
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
       raise errors.UsageError(
         f"weights: {path} ({path.stat().st_size} bytes) is truncated or not "
         f"safetensors: {' '.join(str(error).split())}"
@@ -298,17 +300,9 @@ def save(
   }
   text = json.dumps(dict(metadata or {}), sort_keys=True)
   data = safetensors.numpy.save(arrays, metadata={_KEY: text})
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-  try:
-    with os.fdopen(handle, "wb") as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)  # mkstemp makes it private
-    os.replace(temporary, path)
-  except BaseException:
-    os.unlink(temporary)
-    raise
+  pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+  with files.atomic(path) as partial, open(partial, "wb") as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
   return hashlib.sha256(data).hexdigest()

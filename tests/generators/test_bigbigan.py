@@ -5,16 +5,19 @@ import json
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
 from genrep_jax.generators import _biggan, bigbigan
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, options as options_lib, plugins
 from tests import fixture_files
 
 ATOL = 1e-5
 NAME = "blocks.2.0.conv1.weight"
+
+
+def make(options):
+  return plugins.make("generators", {"name": "bigbigan", **options})
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,7 @@ def test_images_activations_and_a_zero_latent(arrays, recorded, run):
 def test_the_default_epsilon_is_the_originals(arrays, recorded):
   variables, options = bigbigan.convert(arrays)
   assert options["output_epsilon"] == 1e-4 and options["ch"] == 8
-  generator = bigbigan.make(ml_collections.ConfigDict(options))
+  generator = make(options)
   drawn = jax.eval_shape(generator.init, jax.random.key(0))
   assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, drawn)
   images = jax.jit(generator.apply)(variables, recorded["in/z"], np.zeros(2))
@@ -66,9 +69,7 @@ def test_the_default_epsilon_is_the_originals(arrays, recorded):
 
 
 def test_the_latent_is_an_uncut_normal():
-  generator = bigbigan.make(
-    ml_collections.ConfigDict(bigbigan.default_config())
-  )
+  generator = make({})
   z, y = jax.vmap(generator.sample)(jax.random.split(jax.random.key(0), 200))
   assert z.shape == (200, 120) and np.abs(z).max() > 3
   assert abs(np.std(z) - 1) < 0.02 and (y == 0).all()
@@ -134,7 +135,7 @@ def test_dropping_the_plus_one_breaks_parity(arrays, recorded, monkeypatch):
 
   monkeypatch.setattr(_biggan, "modulation", wrong)
   variables, options = bigbigan.convert(arrays, output_epsilon=1e-5)
-  apply = jax.jit(bigbigan.make(ml_collections.ConfigDict(options)).apply)
+  apply = jax.jit(make(options).apply)
   images = apply(variables, recorded["in/z"], np.zeros(2))
   assert np.abs(images - recorded["out/images"]).max() > 10 * ATOL
 
@@ -142,7 +143,9 @@ def test_dropping_the_plus_one_breaks_parity(arrays, recorded, monkeypatch):
 def test_keys_of_the_real_model():
   lines = fixture_files.path("bigbigan_keys.txt").read_text().splitlines()
   listed = {k: ast.literal_eval(s) for k, s in (x.split("\t") for x in lines)}
-  assert bigbigan.expected_keys(bigbigan.default_config()) == listed
+  assert (
+    bigbigan.expected_keys(options_lib.defaults(bigbigan.OPTIONS)) == listed
+  )
 
 
 @pytest.mark.parametrize(
@@ -175,6 +178,5 @@ def test_another_checkpoint_is_refused_by_name(arrays, change, words):
   "options", [{"ch": 6}, {"latent_dim": 121}, {"output_epsilon": 0.0}]
 )
 def test_bad_options_are_refused(options):
-  values = bigbigan.default_config() | options
   with pytest.raises(errors.UsageError, match=next(iter(options))):
-    bigbigan.make(ml_collections.ConfigDict(values))
+    make(options)

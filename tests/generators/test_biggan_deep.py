@@ -5,16 +5,19 @@ import json
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
 from genrep_jax.generators import _biggan, biggan_deep
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, options as options_lib, plugins
 from tests import fixture_files
 
 ATOL = 1e-5
 NAME = "generator.layers.3.conv_1.weight_orig"
+
+
+def make(options):
+  return plugins.make("generators", {"name": "biggan_deep", **options})
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def test_activations_bytes_and_a_zero_latent(arrays, recorded, run):
 def test_the_generator_made_from_the_options(arrays, recorded):
   variables, options = biggan_deep.convert(arrays, truncation=0.4)
   assert (options["ch"], options["num_classes"]) == (4, 10)
-  generator = biggan_deep.make(ml_collections.ConfigDict(options))
+  generator = make(options)
   drawn = jax.eval_shape(generator.init, jax.random.key(0))
   assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, drawn)
   images = jax.jit(generator.apply)(
@@ -135,7 +138,7 @@ def test_dropping_the_plus_one_breaks_parity(arrays, recorded, monkeypatch):
 
   monkeypatch.setattr(_biggan, "modulation", wrong)
   variables, options = biggan_deep.convert(arrays)
-  apply = jax.jit(biggan_deep.make(ml_collections.ConfigDict(options)).apply)
+  apply = jax.jit(make(options).apply)
   images = apply(variables, recorded["in/z_t1.0"], recorded["in/class_id"])
   assert np.abs(images - recorded["out/images_t1.0"]).max() > 10 * ATOL
 
@@ -170,7 +173,7 @@ def test_keys_of_the_real_models(px):
     fixture_files.path(f"biggan_deep_{px}_keys.txt").read_text().splitlines()
   )
   listed = {k: ast.literal_eval(s) for k, s in (x.split("\t") for x in lines)}
-  options = {**biggan_deep.default_config(), "resolution": px}
+  options = options_lib.defaults(biggan_deep.OPTIONS) | {"resolution": px}
   assert biggan_deep.expected_keys(options) == listed
   # The resolution follows from which layers there are.
   empty = {k: np.broadcast_to(np.float32(0), s) for k, s in listed.items()}
@@ -200,9 +203,14 @@ def test_other_keys_are_refused_by_name(arrays, change, words):
 
 @pytest.mark.parametrize(
   "options",
-  [{"resolution": 64}, {"ch": 6}, {"truncation": 0.0}, {"truncation": 1.1}],
+  [
+    {"resolution": 64},
+    {"ch": 6},
+    {"truncation": 0.0},
+    {"truncation": 1.1},
+    {"truncation": float("inf")},
+  ],
 )
 def test_bad_options_are_refused(options):
-  values = biggan_deep.default_config() | options
   with pytest.raises(errors.UsageError, match=next(iter(options))):
-    biggan_deep.make(ml_collections.ConfigDict(values))
+    make(options)

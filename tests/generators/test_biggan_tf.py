@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrep_jax.generators import _biggan_tf, bigbigan
-from genrep_jax.lib import errors
+from genrep_jax.generators import bigbigan, biggan_deep
+from genrep_jax.generators.contrib import biggan_tf
+from genrep_jax.lib import errors, options as options_lib
 from tests import fixture_files
 
 ATOL = 1e-5
+from_tensorflow = bigbigan.CONVERTER.from_tensorflow
 ROOT = "GenEncWrapper/Generator/"
 CONV = f"{ROOT}GBlock_2/conv0/w/ema_0.9999"
 
@@ -100,7 +102,7 @@ def tensorflow_file(port, stem_is_nhwc=True, z_first=True):
 
 
 def error(run, recorded, file, **options):
-  arrays = _biggan_tf.bigbigan_from_tf(file, **options)
+  arrays = from_tensorflow(file, **options)
   variables, _ = bigbigan.convert(arrays)
   images = run(variables, recorded["in/z"])["images"]
   return np.abs(images - recorded["out/images"]).max()
@@ -108,7 +110,7 @@ def error(run, recorded, file, **options):
 
 def test_the_images_are_the_recorded_ones(recorded, port, run):
   file = tensorflow_file(port)
-  arrays = _biggan_tf.bigbigan_from_tf(file)
+  arrays = from_tensorflow(file)
   for key, x in port.items():
     if "sv0" not in key:  # the port only logs it
       want = x[:1] if key == "shared.weight" else x
@@ -134,7 +136,7 @@ def test_sums_of_statistics_are_divided_on_request(recorded, port, run):
   for counter in (0, np.ones(2)):
     file[name] = np.asarray(counter)
     with pytest.raises(errors.UsageError, match=f"{name} must hold a number"):
-      _biggan_tf.bigbigan_from_tf(file, divide_by_counter=True)
+      from_tensorflow(file, divide_by_counter=True)
 
 
 @pytest.mark.parametrize(
@@ -164,13 +166,13 @@ def test_another_file_is_refused_by_name(port, change, words):
   file = tensorflow_file(port)
   change(file)
   with pytest.raises(errors.UsageError) as refused:
-    _biggan_tf.bigbigan_from_tf(file)
+    from_tensorflow(file)
   assert words in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_the_table_names_every_key_of_the_release():
-  keys = bigbigan.expected_keys(bigbigan.default_config())
-  named = [_biggan_tf._variable(key) for key in keys if ".sv0" not in key]
+  keys = bigbigan.expected_keys(options_lib.defaults(bigbigan.OPTIONS))
+  named = [biggan_tf._variable(key) for key in keys if ".sv0" not in key]
   assert len(set(named)) == len(named)
   # What the public converter spells out.
   assert "linear/w/ema_0.9999" in named
@@ -180,7 +182,9 @@ def test_the_table_names_every_key_of_the_release():
 
 def test_biggan_deep_points_to_the_file_that_is_whole():
   with pytest.raises(errors.UsageError) as refused:
-    _biggan_tf.biggan_deep_from_tf({"Generator/GenZ/G_linear/w": np.zeros(1)})
+    biggan_deep.CONVERTER.from_tensorflow(
+      {"Generator/GenZ/G_linear/w": np.zeros(1)}
+    )
   line = str(refused.value)
   assert "batch statistics" in line and "pytorch_model.bin" in line
   assert "\n" not in line

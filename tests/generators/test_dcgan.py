@@ -4,15 +4,15 @@ import json
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
 from genrep_jax.generators import _dcgan_source, dcgan
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, options as options_lib, plugins
 from tests import fixture_files
 
 ATOL = 1e-5
+DEFAULTS = options_lib.defaults(dcgan.OPTIONS)
 NAMES = ("dcgan_32", "dcgan_32_classes")
 
 
@@ -26,13 +26,12 @@ def recorded():
 
 
 def make(options):
-  values = dcgan.default_config() | options
-  return dcgan.make(ml_collections.ConfigDict(values))
+  return plugins.make("generators", {"name": "dcgan", **options})
 
 
 def error(record, arrays=None):
   """Returns the largest error of the images of a converted checkpoint."""
-  variables, options = dcgan.convert(
+  variables, options = _dcgan_source.convert(
     fixture_files.state(record) if arrays is None else arrays
   )
   images = jax.jit(make(options).apply)(
@@ -45,8 +44,8 @@ def error(record, arrays=None):
 def test_images_and_options(recorded, name):
   record = recorded[name]
   meta = json.loads(str(record["meta"]))
-  variables, options = dcgan.convert(fixture_files.state(record))
-  assert options | {"name": "dcgan"} == dcgan.default_config() | {
+  variables, options = _dcgan_source.convert(fixture_files.state(record))
+  assert options == DEFAULTS | {
     "resolution": 32,
     "latent_dim": meta["latent_dim"],
     "num_classes": meta["num_classes"],
@@ -157,14 +156,14 @@ def test_a_whole_network_of_28_pixels_and_one_channel():
     key: np.float32(
       rng.uniform(0.5, 1.5, shape) if "var" in key else rng.normal(size=shape)
     )
-    for key, shape in dcgan.expected_keys(options).items()
+    for key, shape in _dcgan_source.expected_keys(options).items()
   }
   with pytest.raises(
     errors.UsageError, match="num_classes 11 must be in 0..10"
   ):
-    dcgan.convert(arrays, num_classes=11)
-  assert dcgan.convert(arrays)[1]["num_classes"] == 0  # 11 < 100
-  variables, found = dcgan.convert(arrays, num_classes=3)
+    _dcgan_source.convert(arrays, num_classes=11)
+  assert _dcgan_source.convert(arrays)[1]["num_classes"] == 0  # 11 < 100
+  variables, found = _dcgan_source.convert(arrays, num_classes=3)
   assert {key: found[key] for key in options} == options
   z = rng.normal(size=(2, 8)) * 0.1
   images = make(found).apply(variables, np.float32(z), np.int32([2, 0]))
@@ -184,7 +183,7 @@ def test_a_whole_network_of_28_pixels_and_one_channel():
 
 def test_gradient_against_finite_differences(recorded):
   record = recorded["dcgan_32_classes"]
-  variables, options = dcgan.convert(fixture_files.state(record))
+  variables, options = _dcgan_source.convert(fixture_files.state(record))
   apply, y = make(options).apply, record["in/y"][:1]
   weights = np.float32(np.random.default_rng(0).normal(size=(32, 32, 3)))
   with jax.enable_x64(True):
@@ -223,7 +222,7 @@ def apply_in_float64(variables, z, y, options):
 
 def test_vmap_map_and_devices_give_the_same_images(recorded):
   record = recorded["dcgan_32"]
-  variables, options = dcgan.convert(fixture_files.state(record))
+  variables, options = _dcgan_source.convert(fixture_files.state(record))
   apply = make(options).apply
   z, y = np.tile(record["in/z"], (2, 1)), np.tile(record["in/y"], 2)
   images = jax.jit(apply)(variables, z, y)
@@ -267,7 +266,7 @@ def test_an_untrained_network_uses_the_range():
 
 def test_the_real_models_keys():
   """The key lists of gan-face-generate and omniart-eye-generator."""
-  keys = dcgan.expected_keys(dcgan.default_config())
+  keys = _dcgan_source.expected_keys(DEFAULTS)
   assert len(keys) == 25 and keys["main.12.weight"] == (64, 3, 4, 4)
   assert keys["main.0.weight"] == (100, 512, 4, 4)
   assert keys["main.10.num_batches_tracked"] == ()
@@ -279,13 +278,13 @@ def test_the_real_models_keys():
   )
   options = {"resolution": 128, "num_classes": 8, "widths": (1024, 512, 256)}
   options["widths"] += (128, 64)
-  options = dcgan.default_config() | options
-  keys = dcgan.expected_keys(options, naming)
+  options = DEFAULTS | options
+  keys = _dcgan_source.expected_keys(options, naming)
   assert len(keys) == 31 and keys["main.0.weight"] == (108, 1024, 4, 4)
   empty = {k: np.broadcast_to(np.float32(1), s) for k, s in keys.items()}
   assert _dcgan_source._naming(empty) == naming
   found = _dcgan_source._options(empty, naming, -1)
-  assert found | {"name": "dcgan"} == options
+  assert found == options
 
 
 NAME = "main.4.weight"
@@ -315,7 +314,7 @@ def test_other_keys_are_refused_by_name(recorded, change, words):
   arrays = fixture_files.state(recorded["dcgan_32_classes"])
   change(arrays)
   with pytest.raises(errors.UsageError) as refused:
-    dcgan.convert(arrays)
+    _dcgan_source.convert(arrays)
   assert words in str(refused.value) and "\n" not in str(refused.value)
 
 

@@ -14,7 +14,7 @@ from genrep_jax.generators import (
   _procedural_spectrum as spectrum,
   procedural,
 )
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, plugins
 
 SMALL = {
   "resolution": 8,
@@ -39,8 +39,12 @@ def normals(*shape):
   return np.random.default_rng(3).normal(size=shape).astype(np.float32)
 
 
+def make(entry):
+  return plugins.make("generators", entry)
+
+
 def config(**options):
-  values = procedural.default_config() | SMALL | options
+  values = plugins.defaults("generators", "procedural") | SMALL | options
   return ml_collections.ConfigDict(values)
 
 
@@ -52,7 +56,7 @@ def config(**options):
   ],
 )
 def test_every_kind(case):
-  generator = procedural.make(config(**CASES[case]))
+  generator = make(config(**CASES[case]))
   variables = jax.jit(generator.init)(jax.random.key(1))
   abstract = jax.eval_shape(generator.init, jax.random.key(0))
   assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, abstract)
@@ -72,7 +76,7 @@ def test_every_kind(case):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_vmap_map_and_gradient(case):
-  generator = procedural.make(config(**CASES[case]))
+  generator = make(config(**CASES[case]))
   variables = jax.jit(generator.init)(jax.random.key(1))
   z = normals(2, generator.latent_dim)
 
@@ -92,9 +96,7 @@ def test_vmap_map_and_gradient(case):
 
 
 def test_grey_is_the_mean_of_the_channels():
-  colour, grey = (
-    procedural.make(config(channels=c, shapes="square")) for c in (3, 1)
-  )
+  colour, grey = (make(config(channels=c, shapes="square")) for c in (3, 1))
   z, y = normals(1, colour.latent_dim), np.zeros((1,), np.int32)
   both = jax.jit(lambda z: (colour.apply({}, z, y), grey.apply({}, z, y)))(z)
   assert both[1].shape == (1, 8, 8, 1)
@@ -270,5 +272,5 @@ def test_a_leaf_shows_its_texture_from_its_offset():
 )
 def test_bad_options_are_refused(options):
   with pytest.raises(errors.UsageError, match=next(iter(options))) as refused:
-    procedural.make(config(**options))
+    make(config(**options))
   assert "\n" not in str(refused.value)

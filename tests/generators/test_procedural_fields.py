@@ -11,8 +11,8 @@ from genrep_jax.generators import (
   _procedural_spectrum as spectrum,
   _procedural_stylegan as stylegan,
   _stylegan2_ops as ops,
-  procedural,
 )
+from genrep_jax.lib import plugins
 
 KEY = jax.random.key(0)
 
@@ -22,7 +22,9 @@ def normals(*shape, seed=0):
 
 
 def config(**options):
-  return ml_collections.ConfigDict(procedural.default_config() | options)
+  return ml_collections.ConfigDict(
+    plugins.defaults("generators", "procedural") | options
+  )
 
 
 def test_slopes():

@@ -1,35 +1,32 @@
 """The small generator: shapes, layout, conditions, stored statistics."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
 from genrep_jax.generators import small
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, plugins
 
 
-def config(**options):
-  return ml_collections.ConfigDict(
-    {
-      **small.default_config(),
-      "latent_dim": 8,
-      "base_px": 2,
-      "widths": (8, 4),
-      "extra_convs": (0, 1),
-      **options,
-    }
-  )
+def make(**options):
+  entry = {
+    "name": "small",
+    "latent_dim": 8,
+    "base_px": 2,
+    "widths": (8, 4),
+    "extra_convs": (0, 1),
+    **options,
+  }
+  return plugins.make("generators", entry)
 
 
 @pytest.fixture(scope="module", params=[0, 3], ids=["unconditional", "classes"])
 def made(request):
   """(generator, variables with every leaf away from its initial value)."""
-  generator = small.make(config(num_classes=request.param))
+  generator = make(num_classes=request.param)
   variables = jax.jit(generator.init)(jax.random.key(0))
   noise = np.random.default_rng(0)
   noisy = {
@@ -45,8 +42,8 @@ def made(request):
   return dataclasses.replace(generator, apply=jax.jit(generator.apply)), noisy
 
 
-def test_default_is_28_px_grey_within_two_megabytes():
-  generator = small.make(ml_collections.ConfigDict(small.default_config()))
+def test_default_is_28_px_gray_within_two_megabytes():
+  generator = plugins.make("generators", {"name": "small"})
   assert (generator.resolution, generator.channels) == ((28, 28), 1)
   variables = jax.eval_shape(generator.init, jax.random.key(0))
   # float16 storage: 2 bytes a number.
@@ -116,20 +113,21 @@ def test_images_depend_on_latent_statistics_and_only_then_on_class(made):
 
 def test_training_mode_uses_the_batch_and_updates_statistics(made):
   generator, variables = made
-  net = small.module(config(num_classes=generator.num_classes))
   z = jax.random.normal(jax.random.key(1), (6, 8))
   y = jnp.zeros(6, jnp.int32)
-  train = jax.jit(
-    functools.partial(net.apply, train=True, mutable=["batch_stats"])
-  )
+  train = jax.jit(generator.train_apply, static_argnames="momentum")
   images, updated = train(variables, z, y)
   assert np.abs(images - generator.apply(variables, z, y)).max() > 1e-3
-  for old, new in zip(
-    jax.tree.leaves(variables["batch_stats"]),
-    jax.tree.leaves(updated["batch_stats"]),
+  assert updated["params"].keys() == variables["params"].keys()
+  # Without momentum the statistics are this batch's, with 0.9 a tenth of them.
+  same, this = train(variables, z, y, momentum=0.0)
+  np.testing.assert_allclose(same, images, atol=1e-6)
+  for old, new, batch in zip(
+    *(jax.tree.leaves(v["batch_stats"]) for v in (variables, updated, this)),
     strict=True,
   ):
     assert np.abs(old - new).max() > 0
+    np.testing.assert_allclose(new, 0.9 * old + 0.1 * batch, atol=1e-5)
 
 
 def test_samples_are_truncated_and_classes_uniform(made):
@@ -148,19 +146,30 @@ def test_samples_are_truncated_and_classes_uniform(made):
 @pytest.mark.parametrize(
   "options",
   [
-    {"widths": (8, 4, 2)},
+    {"extra_convs": (0, 1), "widths": (8, 4, 2)},
     {"widths": (), "extra_convs": ()},
     {"channels": 2},
     {"num_classes": -1},
     {"truncation": -1.0},
     {"latent_dim": 0},
+    {"latent_dim": 10**12},
+    {"truncation": float("nan")},
+    {"truncation": float("inf")},
+    {"widths": (0, 0)},
+    {"widths": (-8, 4)},
+    {"widths": (8.5, 4)},
+    {"widths": ("a", 4)},
+    {"widths": (2,) * 11, "extra_convs": (0,) * 11},
+    {"extra_convs": (-1, 0)},
+    {"extra_convs": (0,)},
+    {"render_chunk": -1},
+    {"sha256": "abc"},
   ],
 )
 def test_bad_sizes_are_refused_in_one_line(options):
   with pytest.raises(errors.UsageError) as caught:
-    small.make(config(**options))
+    make(**options)
   message = str(caught.value)
   assert "\n" not in message
   name = next(iter(options))
-  assert name in message
-  assert str(options[name]) in message
+  assert f"generator.{name}: given {options[name]!r}; allowed: " in message

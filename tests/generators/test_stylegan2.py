@@ -5,6 +5,7 @@ rosinality's layout, outputs computed in float64; and the names and shapes of
 the released 512 px models.
 """
 
+import dataclasses
 import re
 
 import jax
@@ -18,10 +19,10 @@ from genrep_jax.generators import (
   _stylegan2_source as source,
   stylegan2,
 )
-from genrep_jax.lib import errors
-from genrep_jax.views.latent import groups
+from genrep_jax.lib import errors, options as options_lib, plugins
 from tests import fixture_files
 
+DEFAULTS = options_lib.defaults(stylegan2.OPTIONS)
 TOLERANCE = 1e-4  # times the standard deviation of the expected array
 THIN = {
   "resolution": 16,
@@ -41,7 +42,13 @@ CASES = {  # name of the output -> what makes it
 
 
 def config(**options):
-  return ml_collections.ConfigDict({**stylegan2.default_config(), **options})
+  """A complete entry."""
+  entry = plugins.defaults("generators", "stylegan2") | options
+  return ml_collections.ConfigDict(entry)
+
+
+def make(**options):
+  return plugins.make("generators", {"name": "stylegan2", **options})
 
 
 def draw(variables, z, **options):
@@ -65,14 +72,14 @@ def state(file):
 def case(request):
   """(layout, file, variables, options) of one fixture."""
   file = fixture_files.arrays(f"stylegan2_32_{request.param}.npz")
-  return request.param, file, *stylegan2.convert(state(file))
+  return request.param, file, *source.convert(state(file))
 
 
 @pytest.fixture(scope="module")
 def nvidia():
   """(variables, options, z, the images at psi 1 with stored noise)."""
   file = fixture_files.arrays("stylegan2_32_nvidia.npz")
-  variables, options = stylegan2.convert(state(file))
+  variables, options = source.convert(state(file))
   return variables, options, file["in/z"], file["out/psi1.0_const"]
 
 
@@ -105,7 +112,7 @@ def test_both_layouts_convert_to_one_network():
   trees = []
   for layout in source.LAYOUTS:
     file = fixture_files.arrays(f"stylegan2_32_{layout}.npz")
-    variables, options = stylegan2.convert(state(file))
+    variables, options = source.convert(state(file))
     for side in (4, 8, 16, 32):  # the only factor that differs
       for layer in ("conv0", "conv1"):
         if layer in variables["params"]["synthesis"][f"b{side}"]:
@@ -213,9 +220,9 @@ def test_expected_keys_are_those_of_the_released_models(layout):
   for line in lines:
     key, shape = line.split("\t")
     listed[key] = tuple(int(n) for n in re.findall(r"\d+", shape))
-  options = {**stylegan2.default_config(), "resolution": 512}
+  options = {**DEFAULTS, "resolution": 512}
   options["w_average"] = layout == "nvidia"
-  assert stylegan2.expected_keys(options, layout) == listed
+  assert source.expected_keys(options, layout) == listed
   # The options are found again from nothing but the shapes.
   arrays = {k: np.broadcast_to(np.float32(0), s) for k, s in listed.items()}
   found = source._options(arrays, layout)
@@ -254,7 +261,7 @@ def test_another_checkpoint_is_refused_by_name(damage, named):
   arrays = state(fixture_files.arrays("stylegan2_32_nvidia.npz"))
   damage(arrays)
   with pytest.raises(errors.UsageError, match=named) as raised:
-    stylegan2.convert(arrays)
+    source.convert(arrays)
   assert "\n" not in str(raised.value)
 
 
@@ -262,19 +269,19 @@ def test_rosinality_without_an_average_is_only_for_psi_1():
   arrays = state(fixture_files.arrays("stylegan2_32_rosinality.npz"))
   del arrays["latent_avg"]
   with pytest.raises(errors.UsageError, match="latent_avg"):
-    stylegan2.convert(arrays, truncation_psi=0.7)
-  variables, options = stylegan2.convert(arrays)
+    source.convert(arrays, truncation_psi=0.7)
+  variables, options = source.convert(arrays)
   assert "w_avg" not in variables["params"]["mapping"]
   with pytest.raises(errors.UsageError, match="w_average=False"):
-    stylegan2.make(config(**{**options, "truncation_psi": 0.7}))
-  generator = stylegan2.make(config(**options))
+    make(**{**options, "truncation_psi": 0.7})
+  generator = make(**options)
   shapes = jax.eval_shape(generator.init, jax.random.key(0))
   assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
 
 
 def test_converted_variables_are_of_the_initial_shapes(case):
   _, _, variables, options = case
-  generator = stylegan2.make(config(**options))
+  generator = make(**options)
   shapes = jax.eval_shape(generator.init, jax.random.key(0))
   assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
   assert all(x.dtype == np.float32 for x in jax.tree.leaves(variables))
@@ -283,21 +290,25 @@ def test_converted_variables_are_of_the_initial_shapes(case):
 def test_the_contract_clips_and_crops(nvidia):
   variables, options, z, expected = nvidia
   y = jnp.zeros((2,), jnp.int32)
-  cropped = stylegan2.make(config(**options, crop_rows=(4, 28)))
+  cropped = make(**options, crop_rows=(4, 28))
   assert cropped.resolution == (24, 32)
   np.testing.assert_allclose(
     jax.jit(cropped.apply)(variables, z, y),
     np.clip(expected[:, 4:28], -1, 1),
     atol=TOLERANCE,
   )
-  unclipped = stylegan2.make(config(**options, clip=False))
-  images = jax.jit(unclipped.apply)(variables, z, y)
+  images = jax.jit(make(**options).raw)(variables, z, y)
   assert np.abs(images).max() > 2 and error(images, expected) < TOLERANCE
+
+
+def unclipped(**options):
+  generator = make(**options)
+  return dataclasses.replace(generator, apply=generator.raw)
 
 
 def thin(**options):
   """(generator, variables with every leaf away from its initial value)."""
-  generator = stylegan2.make(config(**{**THIN, "clip": False, **options}))
+  generator = unclipped(**{**THIN, **options})
   random = np.random.default_rng(1)
   variables = jax.tree.map(
     lambda x: np.float32(x + 0.3 * random.normal(size=x.shape)),
@@ -321,7 +332,7 @@ def test_random_noise_belongs_to_the_latent():
   others = jax.random.key_data(stylegan2.latent_keys(near, y))
   assert not np.any(np.all(keys == others, axis=-1))
   assert np.abs(apply(variables, near, y) - images).max() > 0.1
-  constant = stylegan2.make(config(**THIN, clip=False))
+  constant = unclipped(**THIN)
   steady = jax.jit(constant.apply)
   difference = steady(variables, near, y) - steady(variables, z, y)
   assert np.abs(difference).max() < 1e-3
@@ -340,15 +351,19 @@ def test_a_conditional_network_converts_and_obeys_its_class():
   for a, b in ((0, 1), (0, 2), (1, 2)):
     assert np.abs(images[a] - images[b]).max() > 0.1
   # A checkpoint of that network: options, then the embedding, come back.
-  options = {**stylegan2.default_config(), **THIN, "num_classes": 3}
+  options = {
+    **DEFAULTS,
+    **THIN,
+    "num_classes": 3,
+  }
   random = np.random.default_rng(2)
   arrays = {
     key: np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
     if key.endswith("resample_filter")
     else np.float32(random.normal(size=shape))
-    for key, shape in stylegan2.expected_keys(options, "nvidia").items()
+    for key, shape in source.expected_keys(options, "nvidia").items()
   }
-  converted, found = stylegan2.convert(arrays)
+  converted, found = source.convert(arrays)
   assert {k: found[k] for k in THIN} == THIN and found["num_classes"] == 3
   assert jax.tree.map(jnp.shape, converted) == jax.tree.map(
     jnp.shape, variables
@@ -380,8 +395,7 @@ def tiny():
   _, variables = thin(**sizes)
 
   def make(**options):
-    cfg = {**THIN, **sizes, "clip": False, **options}
-    return stylegan2.make(config(**cfg))
+    return unclipped(**{**THIN, **sizes, **options})
 
   return make, variables
 
@@ -417,9 +431,9 @@ def test_moving_fine_layers_leaves_the_coarse_ones_alone(tiny, monkeypatch):
   make, variables = tiny
   generator = make(latent="w+")
   # 2 and 3 of four: what follows the first map of 8 px.
-  cfg = groups.default_config() | {"num_groups": 4, "groups": (2, 3)}
+  cfg = {"name": "groups", "num_groups": 4, "groups": (2, 3)}
   cfg["sigma"] = (0.5, 0.8)
-  view = groups.make(ml_collections.ConfigDict(cfg), generator)
+  view = plugins.make("views/latent", cfg, generator)
   true, shares = stylegan2._to_rgb, []
 
   def spy(*arguments):
@@ -447,25 +461,26 @@ def test_moving_fine_layers_leaves_the_coarse_ones_alone(tiny, monkeypatch):
 @pytest.mark.parametrize(
   ("options", "named"),
   [
-    ({"resolution": 24}, "resolution 24"),
-    ({"channels": 2}, "channels 2"),
-    ({"w_dim": 0}, "w_dim 0"),
-    ({"channel_base": 8}, "channel_base 8"),
-    ({"num_classes": -1}, "num_classes -1"),
-    ({"truncation_psi": float("nan")}, "truncation_psi nan"),
-    ({"truncation_cutoff": 7}, "truncation_cutoff 7 must be <= 6"),
+    ({"resolution": 24}, "resolution: given 24"),
+    ({"channels": 2}, "channels: given 2"),
+    ({"w_dim": 0}, "w_dim: given 0"),
+    ({"channel_base": 8}, "channel_base: given 8"),
+    ({"num_classes": -1}, "num_classes: given -1"),
+    ({"truncation_psi": float("nan")}, "truncation_psi: given nan"),
+    ({"truncation": float("inf")}, "truncation: given inf"),
+    ({"truncation_cutoff": 7}, "truncation_cutoff: given 7; allowed: <= 6"),
     ({"noise": "loud"}, "const, random, none"),
-    ({"crop_rows": (4, 17)}, r"crop_rows \(4, 17\)"),
-    ({"crop_rows": (4,)}, r"crop_rows \(4,\)"),
-    ({"latent": "s"}, "latent 's' must be one of z, w, w+"),
-    ({"latent": "w+", "noise": "random"}, "use const or none"),
+    ({"crop_rows": (4, 17)}, r"crop_rows: given \(4, 17\)"),
+    ({"crop_rows": (4,)}, r"crop_rows: given \(4,\)"),
+    ({"latent": "s"}, "latent: given 's'; allowed: one of z, w, w+"),
+    ({"latent": "w+", "noise": "random"}, "given 'random'; allowed: const or"),
     (
       {"latent": "w", "truncation_cutoff": 2, "truncation_psi": 0.7},
-      "truncation_cutoff 2 needs more than one w",
+      "truncation_cutoff: given 2; .* needs more than one w",
     ),
   ],
 )
 def test_bad_options_are_refused(options, named):
   with pytest.raises(errors.UsageError, match=named) as raised:
-    stylegan2.make(config(**{**THIN, **options}))
+    make(**{**THIN, **options})
   assert "\n" not in str(raised.value)

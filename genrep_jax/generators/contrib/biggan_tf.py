@@ -1,6 +1,6 @@
 """Generators among the variables of TensorFlow Hub's BigBiGAN and BigGAN-deep.
 
-`bigbigan_from_tf` brings the variables of deepmind/bigbigan-resnet50/1 or
+`bigbigan` brings the variables of deepmind/bigbigan-resnet50/1 or
 -revnet50x4/1 under the keys of the PyTorch port, which `bigbigan.convert`
 reads. Differences of layout:
 
@@ -25,11 +25,11 @@ A file with other names needs nothing but another `_NAMES`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from genrep_jax.generators import _biggan, bigbigan
+from genrep_jax.generators import _biggan
 from genrep_jax.lib import errors, foreign
 
 _PREFIX = "GenEncWrapper/Generator/"
@@ -85,21 +85,27 @@ _NAMES = {
 }
 _NOT_AVERAGED = r"/(u0|accumulated_(mean|var))$"
 # Known and of no use: the vectors of the other side of spectral norms, and how
-# many batches the statistics were taken over (see `bigbigan_from_tf`).
+# many batches the statistics were taken over (see `bigbigan`).
 _UNUSED = rf"/(u1|{_COUNTER})$"
 
 
-def bigbigan_from_tf(
-  arrays: Mapping[str, np.ndarray], *, divide_by_counter: bool = False
+def bigbigan(
+  arrays: Mapping[str, np.ndarray],
+  *,
+  released: Mapping[str, int],
+  expected_keys: Callable[[Mapping], Mapping[str, tuple[int, ...]]],
+  divide_by_counter: bool = False,
 ) -> dict[str, np.ndarray]:
-  """Brings BigBiGAN's generator under the keys `bigbigan.convert` reads.
+  """Brings BigBiGAN's generator under the keys of the PyTorch port.
 
   Args:
     arrays: variables of the TF-Hub module, name -> array. Those outside
-      GenEncWrapper/Generator/ (encoder, discriminators, optimisers) are
+      GenEncWrapper/Generator/ (encoder, discriminators, optimizers) are
       ignored; of those inside, raw weights that have a moving average, u1 and
       accumulation_counter are; any other must be known. Dimensions of size one
       may be more or fewer: (1, 1, 1, c) may stand for (c,).
+    released: the options of the released model, for sizes that cannot be read.
+    expected_keys: options -> {key of the port: shape}, the constant in one row.
     divide_by_counter: whether the accumulated statistics are sums, to be
       divided by accumulation_counter. The public conversions of the released
       models copy them as they are, and give the right pictures.
@@ -121,8 +127,8 @@ def bigbigan_from_tf(
       f"source: not bigbigan: none of {len(arrays)} variables begins with "
       f"{_PREFIX}, say {min(arrays, default='none')}"
     )
-  options = _options(inside)
-  keys = bigbigan.expected_keys(options, shared_rows=1)
+  options = _sizes(inside, released)
+  keys = expected_keys(options)
   stored = {key: s for key, s in keys.items() if not key.endswith(".sv0")}
   shapes = {_variable(key): _tf_shape(key, s) for key, s in stored.items()}
   averaged = {
@@ -144,7 +150,7 @@ def bigbigan_from_tf(
   return port
 
 
-def biggan_deep_from_tf(arrays: Mapping[str, np.ndarray]):
+def refuse_biggan_deep(arrays: Mapping[str, np.ndarray]):
   """Refuses BigGAN-deep's variables, which are not the whole model.
 
   Raises:
@@ -157,10 +163,9 @@ def biggan_deep_from_tf(arrays: Mapping[str, np.ndarray]):
   )
 
 
-def _options(inside: Mapping[str, np.ndarray]) -> dict:
+def _sizes(inside: Mapping[str, np.ndarray], released: Mapping) -> dict:
   """Reads the model's sizes; those of the release where it cannot."""
-  options = bigbigan.default_config()
-
+  options = dict(released)
   for option, key, axis, times in (
     ("ch", "output_layer.0.gain", -1, 1),
     ("constant_dim", "shared.weight", -1, 1),
