@@ -258,24 +258,12 @@ def _program(encode, mesh, image_px):
   def program(variables, images, mask):
     x = images_lib.from_uint8(images)
     if image_px:
-      x = _resize(x, image_px)
+      x = images_lib.resize_and_crop(x, (image_px, image_px))
     features = encode(variables, x).astype(jnp.float32)
     return features, mask  # they travel together: rows stay matched
 
   # Replicated, so that every process of a multi-process run holds every row.
   return jax.jit(program, out_shardings=mesh_lib.replicated(mesh))
-
-
-def _resize(x, side):
-  """Resizes [b h w c] to a shorter side of `side` and cuts out the center."""
-  height, width = x.shape[1:3]
-  scale = side / min(height, width)
-  shape = (max(side, round(height * scale)), max(side, round(width * scale)))
-  x = jax.image.resize(
-    x, (len(x), *shape, x.shape[3]), "bilinear", antialias=True
-  )
-  top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
-  return x[:, top : top + side, left : left + side]
 
 
 def _collect(features, mask):
