@@ -1,14 +1,13 @@
 """Command lines: `--config FILE --config.a.b=value`, and exit codes."""
 
 import argparse
-import ast
-import difflib
 import os
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Sequence
 
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, options
 
 EPILOG = """exit codes: 0 done; 2 bad input (one line on stderr, nothing
 written); 3 the loss left the finite numbers; 75 preempted, state saved: run
@@ -17,12 +16,18 @@ the same command again."""
 
 def parser(prog: str, description: str) -> argparse.ArgumentParser:
   """Returns an argument parser whose help names the exit codes."""
-  return argparse.ArgumentParser(
+  arguments = argparse.ArgumentParser(
     prog=f"python -m {prog}",
     description=description,
     epilog=EPILOG,
     allow_abbrev=False,
   )
+  arguments.add_argument(
+    "--debug",
+    action="store_true",
+    help="show where bad input was found, or where a plug-in failed",
+  )
+  return arguments
 
 
 def add_config(arguments: argparse.ArgumentParser) -> None:
@@ -37,7 +42,7 @@ def add_config(arguments: argparse.ArgumentParser) -> None:
 
 
 def add_set(arguments: argparse.ArgumentParser, what: str) -> None:
-  """Adds --set KEY=VALUE, which may be repeated; `typed` reads it."""
+  """Adds --set KEY=VALUE, which may be repeated; `read_set` reads it."""
   arguments.add_argument(
     "--set",
     action="append",
@@ -54,56 +59,30 @@ def add_overwrite(arguments: argparse.ArgumentParser) -> None:
   )
 
 
-def typed(pairs: Sequence[str], defaults: Mapping, what: str) -> dict:
-  """Reads --set's "key=value" words, each value in the type of its default.
+def read_set(words: Sequence[str], declared: options.Options, path: str):
+  """Reads --set's "key=value" words.
 
   Args:
-    pairs: the words.
-    defaults: {allowed key: default value}; a default of None takes text.
-    what: whose keys they are, for the message.
+    words: as typed.
+    declared: the options that may be set.
+    path: whose they are, for messages, e.g. "generator".
 
   Returns:
     {key: value} of the given keys.
 
   Raises:
-    UsageError: not key=value, an unknown key, or a value of another type.
+    UsageError: not key=value, an unknown key, or a value that is not allowed.
   """
   values = {}
-  for pair in pairs:
-    key, equals, text = pair.partition("=")
+  for word in words:
+    key, equals, text = word.partition("=")
     if not equals:
-      raise errors.UsageError(f"--set: {pair!r} is not key=value")
-    if key not in defaults:
-      near = difflib.get_close_matches(key, defaults, n=1)
-      hint = f"; nearest: {near[0]!r}" if near else ""
-      raise errors.UsageError(
-        f"--set: no option {key!r} of {what}{hint}; options: "
-        f"{', '.join(defaults) or 'none'}"
-      )
-    values[key] = _typed(key, text, defaults[key])
+      options.refuse("--set", word, "key=value")
+    if not isinstance(declared.get(key), options.Option):
+      known = [k for k, o in declared.items() if isinstance(o, options.Option)]
+      options.unknown(path, key, known)
+    values[key] = options.parse(f"{path}.{key}", declared[key], text)
   return values
-
-
-def _typed(key, text, default):
-  if default is None or isinstance(default, str):
-    return text
-  if isinstance(default, bool):
-    known = {"true": True, "1": True, "false": False, "0": False}
-    if text.lower() not in known:
-      raise errors.UsageError(f"--set: {key} is true or false, not {text!r}")
-    return known[text.lower()]
-  kind = type(default)
-  try:
-    if kind in (int, float):
-      return kind(text)
-    value = ast.literal_eval(text)
-    if not isinstance(value, (list, tuple)):
-      raise ValueError
-    return tuple(value)
-  except (ValueError, SyntaxError) as error:
-    raise errors.UsageError(
-      f"--set: {key} is of type {kind.__name__} (now {default!r}), not {text!r}"
-    ) from error
 
 
 def output(path: str, overwrite: bool) -> pathlib.Path:
@@ -168,11 +147,24 @@ def parse(arguments: argparse.ArgumentParser, argv):
   return arguments.parse_args(words), overrides
 
 
+def progress(done: int, total: int) -> None:
+  """Shows a bar on stderr where that is a terminal."""
+  if not sys.stderr.isatty():
+    return
+  width = 40
+  full = width * done // total
+  bar = "#" * full + "." * (width - full)
+  end = "\n" if done == total else ""
+  print(f"\r{bar} {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+
 def run(main) -> None:
   """Runs `main(argv)` and ends the process with the documented exit code."""
   try:
     code = main(sys.argv[1:]) or errors.EXIT_OK
   except errors.UsageError as error:
+    if "--debug" in sys.argv:
+      traceback.print_exception(error.__cause__ or error)
     print(f"error: {error}", file=sys.stderr)
     code = errors.EXIT_USAGE
   except errors.Diverged as error:

@@ -3,8 +3,8 @@
 One folder per class, or per pseudo-class of an unconditional generator, holds
 
   seed0000_sample00000_anchor.png      the anchor
-  seed0000_sample00000_1.0_0.png       its neighbour 0 under Gaussian T_z
-  seed0000_sample00000_neighbor_0.png  its neighbour 0 under any other T_z
+  seed0000_sample00000_1.0_0.png       its neighbor 0 under Gaussian T_z
+  seed0000_sample00000_neighbor_0.png  its neighbor 0 under any other T_z
   z_dataset.pkl                        {file name: [z, class]}
 
 as github.com/ali-design/GenRep reads them; the "1.0" is a word of the format,
@@ -19,26 +19,25 @@ import json
 import pathlib
 import pickle
 
-from genrep_jax.lib import errors, plugins
+from genrep_jax.lib import errors, files
 from genrep_jax.tools import _cli
 
 _MANIFEST = "render.json"
 
 
-def write(flags, made) -> int:
+def write(flags, made, words) -> int:
   """Writes this process's part of the folders; returns the exit code.
 
   Args:
     flags: of tools.render.
     made: lib.frozen.Frozen.
+    words: of --set, for T_z.
 
   Raises:
     UsageError: bad --shard, more anchors than the classes hold, --latents, or
       a folder that holds something else.
   """
-  import ml_collections
-
-  from genrep_jax.tools import render
+  from genrep_jax.lib import plugins, rendering
 
   if flags.latents:
     raise errors.UsageError(
@@ -53,17 +52,18 @@ def write(flags, made) -> int:
       f"{flags.per_folder}, but {made.name} has {classes} classes; raise "
       "--per_folder"
     )
-  module = plugins.resolve("views/latent", flags.view)
-  words = render.kept(flags, "view.")
-  options = module.default_config()
-  known = {k: v for k, v in options.items() if k != "name"}
-  options |= _cli.typed(words, known, flags.view)
-  view = module.make(ml_collections.ConfigDict(options), made.generator)
+  room = "views/latent"
+  declared = plugins.declared(room, plugins.resolve(room, flags.view, "--view"))
+  options = plugins.defaults(room, flags.view)
+  options |= _cli.read_set(words, declared, "view")
+  view = plugins.make(room, options, made.generator, path="view")
   root = pathlib.Path(flags.out)
   _open(root, _manifest(flags, made, options), flags.overwrite)
   per_anchor = 1 + flags.neighbors
   most = per_anchor * min(flags.num, flags.per_folder)
-  renderer = render.Renderer(made, flags.batch, most, drawn=False)
+  renderer = rendering.Renderer(
+    made.generator, made.variables, flags.batch, most, drawn=False, raw=True
+  )
   latents = _latents(flags, made.generator, renderer.variables, view)
   mine = range(shard, folders, shards)
   total = sum(_anchors(flags, folder) for folder in mine)
@@ -72,9 +72,9 @@ def write(flags, made) -> int:
     z, y = latents(folder)
     for count, new in _folder(flags, z, y, renderer, root, folder):
       done, written = done + count, written + new
-      render.progress(done, total)
+      _cli.progress(done, total)
   print(
-    f"{total} anchors with {flags.neighbors} neighbours each in {len(mine)} "
+    f"{total} anchors with {flags.neighbors} neighbors each in {len(mine)} "
     f"folders of {root} ({written} pictures new)"
   )
   return errors.EXIT_OK
@@ -129,11 +129,11 @@ def _open(root: pathlib.Path, manifest: str, overwrite: bool) -> None:
     for old in root.glob("*/seed*_sample*.png"):
       old.unlink()
   root.mkdir(parents=True, exist_ok=True)
-  path.write_text(manifest)
+  files.write_text(path, manifest)
 
 
 def _names(flags, folder: int, number: int) -> list[str]:
-  """Returns the file names of an anchor and its neighbours."""
+  """Returns the file names of an anchor and its neighbors."""
   start = f"seed{flags.seed:04d}_sample{number:05d}"
   kind = "1.0" if flags.view == "gaussian" else "neighbor"
   return [
@@ -143,11 +143,11 @@ def _names(flags, folder: int, number: int) -> list[str]:
 
 
 def _latents(flags, generator, variables, view):
-  """Returns a function: folder -> (z [count 1+neighbours d], y [count])."""
+  """Returns a function: folder -> (z [count 1+neighbors d], y [count])."""
   import jax
   import numpy as np
 
-  from genrep_jax.tools import render
+  from genrep_jax.lib import rendering
 
   # Always a whole folder's, so that one program serves all.
   size = min(flags.num, flags.per_folder)
@@ -170,7 +170,7 @@ def _latents(flags, generator, variables, view):
   def latents(folder):
     first, count = folder * flags.per_folder, _anchors(flags, folder)
     keys = [
-      render.anchor_keys(flags.seed, stream, first, size)
+      rendering.anchor_keys(flags.seed, stream, first, size)
       for stream in ("sample", "latent_view")
     ]
     z, y = jax.device_get(draw(variables, *keys, folder))
@@ -212,9 +212,8 @@ def _write_latents(place, names, latents, label):
     for row, row_names in enumerate(names)
     for view, name in enumerate(row_names)
   }
-  partial = place / "z_dataset.pkl.partial"
-  partial.write_bytes(pickle.dumps(entries, protocol=4))
-  partial.rename(place / "z_dataset.pkl")
+  with files.atomic(place / "z_dataset.pkl") as partial:
+    partial.write_bytes(pickle.dumps(entries, protocol=4))
 
 
 def _save(path, image):

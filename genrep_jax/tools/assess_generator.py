@@ -11,14 +11,13 @@ the real test set of the same classifier trained on 60,000 generated images
 (Ravuri & Vinyals 2019). The weights file names its generator itself.
 """
 
-import json
 import pathlib
 import time
 
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, files
 from genrep_jax.tools import _cli
 
-_SIGMAS = (0.2, 0.3, 0.5, 1.0)  # of the latent neighbours in the picture
+_SIGMAS = (0.2, 0.3, 0.5, 1.0)  # of the latent neighbors in the picture
 _COLUMNS = 10
 
 
@@ -35,7 +34,7 @@ def main(argv) -> int:
   add("--epochs", type=int, default=5, help="of the classifiers")
   add("--out", help="write the numbers to this JSON file")
   add("--picture", help="write a 10x10 grid of samples to this PNG")
-  add("--neighbours", help="write rows of latent neighbours to this PNG")
+  add("--neighbors", help="write rows of latent neighbors to this PNG")
   flags, overrides = _cli.parse(arguments, argv)
   if overrides:
     raise errors.UsageError("assess_generator: takes no --config")
@@ -44,43 +43,33 @@ def main(argv) -> int:
       raise errors.UsageError(f"--{name}: {getattr(flags, name)} is not >= 1")
   card = assess(flags)
   if flags.out:
-    pathlib.Path(flags.out).write_text(json.dumps(card, indent=1) + "\n")
+    files.write_json(flags.out, card)
   return errors.EXIT_OK
 
 
-def draw(generator, variables, key, count, *, batch=500):
+def draw(
+  generator, variables, seed: int, stream: str, count: int, *, batch=500
+):
   """Draws images of a generator.
 
   Args:
     generator: a contracts.Generator.
     variables: its weights.
-    key: a PRNG key; image i is a function of (key, i).
+    seed: with the stream, of the latents; image i is a function of both and i.
+    stream: name of a stream of random numbers.
     count: how many.
-    batch: images per call.
+    batch: images per device and call.
 
   Returns:
     (uint8 [count h w c], class int32 [count]), numpy.
   """
-  import jax
-  import jax.numpy as jnp
-  import numpy as np
+  from genrep_jax.lib import rendering
 
-  from genrep_jax.lib import rng
-
-  @jax.jit
-  def render(variables, first):
-    indices = first + jnp.arange(batch, dtype=jnp.uint32)
-    z, y = jax.vmap(generator.sample)(rng.per_index(key, indices))
-    z = generator.latents(variables, z, y)
-    images = generator.apply(variables, z, y)
-    return jnp.rint((images + 1) * 127.5).astype(jnp.uint8), y
-
-  parts = [
-    jax.device_get(render(variables, jnp.uint32(first)))
-    for first in range(0, count, batch)
-  ]
-  images, labels = zip(*parts, strict=True)
-  return np.concatenate(images)[:count], np.concatenate(labels)[:count]
+  z, y = rendering.draw(generator, seed, count, stream=stream)
+  renderer = rendering.Renderer(
+    generator, variables, batch, count, drawn=True, uint8=True
+  )
+  return renderer(z, y), y
 
 
 def assess(flags) -> dict:
@@ -93,22 +82,15 @@ def assess(flags) -> dict:
     {what: value}, plain values.
   """
   import jax
-  import ml_collections
 
-  from genrep_jax.evaluations import (
-    _classifier,
-    _precision_recall as precision_recall,
-    fid,
-  )
-  from genrep_jax.lib import frozen, plugins, rng, versions, weights
+  from genrep_jax import data as data_lib
+  from genrep_jax.evaluations import _classifier, _precision_recall, fid
+  from genrep_jax.lib import frozen, versions, weights
 
   made = frozen.from_file(flags.weights)
   generator, variables = made.generator, made.variables
-  room = plugins.resolve("data", flags.data)
-  options = ml_collections.ConfigDict(room.default_config())
-  if flags.data_dir:
-    options.data_dir = flags.data_dir
-  data = room.make(options)
+  folder = {"data_dir": flags.data_dir} if flags.data_dir else {}
+  data = data_lib.load({"name": flags.data, **folder})
   card = {
     "weights": pathlib.Path(weights.resolve(flags.weights)).name,
     "sha256": made.sha256,
@@ -132,10 +114,9 @@ def assess(flags) -> dict:
     print(f"{name:<28} {value:.4f}", flush=True)
 
   print(f"{'weights':<28} {card['weights']} sha256 {card['sha256']}")
-  key = rng.stream(flags.seed, "assess")
-  pictures(flags, generator, variables, key)
+  pictures(flags, generator, variables)
   fakes, labels = timed(
-    "sampling", draw, generator, variables, key, flags.samples
+    "sampling", draw, generator, variables, flags.seed, "assess", flags.samples
   )
   classifier = timed(
     "classifier",
@@ -156,7 +137,7 @@ def assess(flags) -> dict:
     tell(f"{name}_fid", timed(f"{name}_fid", fid.fid, real, features))
     precision, recall = timed(
       f"{name}_precision_recall",
-      precision_recall.precision_recall,
+      _precision_recall.precision_recall,
       real,
       features,
     )
@@ -173,7 +154,8 @@ def assess(flags) -> dict:
     images, labels = draw(
       generator,
       variables,
-      rng.stream(flags.seed, "assess_cas"),
+      flags.seed,
+      "assess_cas",
       flags.cas_samples,
     )
     student = timed(
@@ -191,17 +173,16 @@ def assess(flags) -> dict:
   return card
 
 
-def pictures(flags, generator, variables, key) -> None:
-  """Writes the sample grid and the rows of latent neighbours, if asked for."""
+def pictures(flags, generator, variables) -> None:
+  """Writes the sample grid and the rows of latent neighbors, if asked for."""
   import jax
   import jax.numpy as jnp
   import numpy as np
 
-  from genrep_jax.lib import pictures as pictures_lib, rng
+  from genrep_jax.lib import pictures as pictures_lib, rendering, rng
 
   count = _COLUMNS**2
-  keys = rng.per_index(key, jnp.arange(count, dtype=jnp.uint32))
-  z, y = jax.vmap(generator.sample)(keys)
+  z, y = rendering.draw(generator, flags.seed, count, stream="assess")
   if generator.num_classes:  # a column per class
     y = jnp.arange(count, dtype=jnp.int32) % generator.num_classes
   z = generator.latents(variables, z, y)
@@ -214,15 +195,15 @@ def pictures(flags, generator, variables, key) -> None:
 
   if flags.picture:
     save(flags.picture, z, y)
-  if flags.neighbours:
+  if flags.neighbors:
     # Four anchors, a row for each sigma; the first column is the anchor.
     anchors = jnp.repeat(z[:4], len(_SIGMAS) * _COLUMNS, axis=0)
     sigmas = jnp.tile(jnp.repeat(jnp.array(_SIGMAS), _COLUMNS), 4)
-    moves = rng.truncated_normal(jax.random.fold_in(key, 1), anchors.shape)
-    moves = moves * sigmas[:, None]
+    key = jax.random.fold_in(rng.stream(flags.seed, "assess"), 1)
+    moves = rng.truncated_normal(key, anchors.shape) * sigmas[:, None]
     moves = moves.at[::_COLUMNS].set(0.0)
     classes = jnp.repeat(y[:4], len(_SIGMAS) * _COLUMNS)
-    save(flags.neighbours, anchors + moves, classes)
+    save(flags.neighbors, anchors + moves, classes)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,11 @@ in its metadata which options it needs and the sha256 of what it came from; the
 same input gives the same bytes.
 """
 
-import inspect
 import pathlib
-from types import ModuleType
 
-from genrep_jax.lib import errors, plugins
+from genrep_jax.lib import errors, options as options_lib, plugins
 from genrep_jax.tools import _cli
 
-_TRUNCATIONS = ("truncation", "truncation_psi")  # what --truncation can mean
 # Room: what its architectures' names begin with.
 _PREFIXES = {
   "generators": "",
@@ -30,10 +27,10 @@ def main(argv) -> int:
   """Converts what the command line names; returns the exit code."""
   arguments = _cli.parser("genrep_jax.tools.convert_weights", __doc__)
   add = arguments.add_argument
-  add("--arch", help=f"one of: {', '.join(architectures())}")
+  add("--arch", help="e.g. biggan_deep; a word that is none lists them all")
   add("--source", required=True, help="file, or hf://OWNER/REPO/FILE@REVISION")
   add("--out", help="the safetensors file to write")
-  add("--truncation", type=float, help="of the latents (BigGAN) or of w")
+  add("--truncation", help="of the latents (BigGAN) or of w")
   _cli.add_set(arguments, "an option of the architecture's converter")
   add(
     "--subtree",
@@ -57,17 +54,17 @@ def main(argv) -> int:
 
 
 def architectures() -> list[str]:
-  """Names what can be converted: plug-ins with a function `convert`."""
+  """Names what can be converted: plug-ins with the hook CONVERTER."""
   return [
     prefix + name
     for room, prefix in _PREFIXES.items()
     for name in plugins.names(room)
-    if plugins.defines(room, name, "convert")
+    if plugins.hook(room, plugins.resolve(room, name), "CONVERTER")
   ]
 
 
-def resolve(arch: str) -> tuple[str, str, ModuleType]:
-  """Returns (room, name, module) of an architecture.
+def resolve(arch: str):
+  """Returns (room, name, contracts.Converter) of an architecture.
 
   Raises:
     UsageError: no such architecture, or one without a converter.
@@ -76,32 +73,28 @@ def resolve(arch: str) -> tuple[str, str, ModuleType]:
   for other, prefix in _PREFIXES.items():
     if prefix and arch.startswith(prefix):
       room, name = other, arch.removeprefix(prefix)
-  known = architectures()
-  if arch not in known and "." not in name:
-    raise errors.UsageError(
-      f"--arch: {arch!r} is not one of {', '.join(known)}"
-    )
-  module = plugins.resolve(room, name)
-  if not hasattr(module, "convert"):
-    raise errors.UsageError(f"--arch: {arch!r} has no function convert")
-  return room, name, module
+  converter = None
+  if "." in name or name in plugins.names(room):
+    module = plugins.resolve(room, name, "--arch")
+    converter = plugins.hook(room, module, "CONVERTER")
+  if converter is None:
+    near = options_lib.nearest(arch, architectures())
+    options_lib.refuse("--arch", arch, f"{', '.join(architectures())}{near}")
+  return room, name, converter
 
 
-def _options(flags, arch, module) -> dict:
+def _options(flags, converter) -> dict:
   """Returns the keyword arguments of the architecture's `convert`."""
-  parameters = inspect.signature(module.convert).parameters.values()
-  defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-  options = _cli.typed(flags.set, defaults, f"{arch}'s converter")
+  values = _cli.read_set(flags.set, converter.options, flags.arch)
   if flags.truncation is not None:
-    names = [name for name in _TRUNCATIONS if name in defaults]
-    if not names:
-      raise errors.UsageError(f"--truncation: {arch} is not truncated")
-    if not 0 < flags.truncation <= 1:
-      raise errors.UsageError(
-        f"--truncation: {flags.truncation} must be in (0, 1]"
-      )
-    options[names[0]] = flags.truncation
-  return options
+    if not converter.truncation:
+      raise errors.UsageError(f"--truncation: {flags.arch} is not truncated")
+    share = options_lib.number(above=0, high=1)
+    values[converter.truncation] = options_lib.parse(
+      "--truncation", share, flags.truncation
+    )
+  defaults = options_lib.defaults(converter.options)
+  return defaults | values
 
 
 def _open(flags):
@@ -135,28 +128,22 @@ def _list(flags) -> int:
 
 def _convert(flags) -> int:
   import jax
-  import ml_collections
 
   from genrep_jax.lib import foreign, trees, weights
 
-  room, name, module = resolve(flags.arch)
-  options = _options(flags, flags.arch, module)
+  room, name, converter = resolve(flags.arch)
+  options = _options(flags, converter)
   out = _cli.output(flags.out, flags.overwrite)
   arrays, kind, digest = _open(flags)
-  if kind == "tensorflow" and room == "generators":
-    if not hasattr(module, "from_tensorflow"):
-      raise errors.UsageError(
-        f"source: {flags.source} is a TensorFlow checkpoint; {flags.arch} is "
-        "converted from PyTorch's only"
-      )
-    arrays = module.from_tensorflow(arrays)
+  if kind == "tensorflow" and converter.from_tensorflow:
+    arrays = converter.from_tensorflow(arrays)
   else:
     arrays = foreign.select(arrays, flags.subtree)
-  variables, made = module.convert(arrays, **options)
-  entry = ml_collections.ConfigDict(module.default_config() | made)
-  made = {"name": name, **{k: v for k, v in made.items() if k != "name"}}
-  if room != "objectives":  # what it converts is not what it is made of
-    plugin = module.make(entry)
+  with plugins.guard(plugins.label_of(room, name), "convert"):
+    variables, made = converter.convert(arrays, **options)
+  made = {"name": name, **made}
+  # What an objective's converter reads is not what the objective is made of.
+  plugin = plugins.make(room, made) if room != "objectives" else None
   if room == "generators":
     expected = jax.eval_shape(plugin.init, jax.random.key(0))
     wrong = trees.first_mismatches(expected, variables)
@@ -167,8 +154,8 @@ def _convert(flags) -> int:
     "source": {"sha256": digest, "format": kind, "options": options},
   }
   written = weights.save(out, variables, metadata)
-  if hasattr(module, "parameter_count"):
-    print(f"parameters   {module.parameter_count(made):,} (as published)")
+  if converter.parameters:
+    print(f"parameters   {converter.parameters(made):,} (as published)")
   stored = sum(leaf.size for leaf in jax.tree.leaves(variables))
   print(f"stored       {stored:,} numbers")
   for key, value in made.items():

@@ -10,24 +10,14 @@ may compress differently; the content digest that is printed stays the same.)
 
 import hashlib
 import io
-import pathlib
-import sys
 import zipfile
 
-import ml_collections
 import numpy as np
-from absl import app, flags
 
 from genrep_jax import data
-from genrep_jax.data import fashion_mnist, fashion_mnist_mini
-from genrep_jax.lib import contracts, errors
-
-_DATA_DIR = flags.DEFINE_string(
-  "data_dir",
-  fashion_mnist.OPTIONS["data_dir"].default,
-  "Folder with the four idx files of Fashion-MNIST.",
-)
-_OUT = flags.DEFINE_string("out", None, "File to write (.npz).", required=True)
+from genrep_jax.data import fashion_mnist_mini
+from genrep_jax.lib import contracts, errors, files
+from genrep_jax.tools import _cli
 
 
 def choose(full: contracts.Dataset) -> contracts.Dataset:
@@ -72,7 +62,7 @@ def write(data_dir: str, out: str) -> list[str]:
   """Reads the full set, chooses, and writes.
 
   Args:
-    data_dir: folder with the four idx files.
+    data_dir: folder with the four idx files; "": where they usually are.
     out: the .npz to write.
 
   Returns:
@@ -81,14 +71,15 @@ def write(data_dir: str, out: str) -> list[str]:
   Raises:
     UsageError: files missing or not the official ones, or `out` unwritable.
   """
-  full = fashion_mnist.make(ml_collections.ConfigDict({"data_dir": data_dir}))
-  mini = choose(full)
+  folder = {"data_dir": data_dir} if data_dir else {}
+  mini = choose(data.load({"name": "fashion_mnist", **folder}))
   content = encode(mini)
   try:
-    pathlib.Path(out).write_bytes(content)
+    with files.atomic(out) as partial:
+      partial.write_bytes(content)
   except OSError as error:
     raise errors.UsageError(
-      f"cannot write {out!r}: {error.strerror}"
+      f"--out: cannot write {out!r}: {error.strerror}"
     ) from error
   return [
     f"{out}: {len(content)} bytes",
@@ -97,15 +88,18 @@ def write(data_dir: str, out: str) -> list[str]:
   ]
 
 
-def main(argv):
-  """Writes the file, or says in one line why not."""
-  del argv
-  try:
-    print("\n".join(write(_DATA_DIR.value, _OUT.value)))
-  except errors.UsageError as error:
-    print(error, file=sys.stderr)
-    sys.exit(errors.EXIT_USAGE)
+def main(argv) -> int:
+  """Writes the file that the command line names."""
+  arguments = _cli.parser("genrep_jax.tools.make_mini_set", __doc__)
+  add = arguments.add_argument
+  add("--data_dir", default="", help="folder of Fashion-MNIST's four idx files")
+  add("--out", required=True, help="file to write (.npz)")
+  flags, overrides = _cli.parse(arguments, argv)
+  if overrides:
+    raise errors.UsageError("make_mini_set: takes no --config")
+  print("\n".join(write(flags.data_dir, flags.out)))
+  return errors.EXIT_OK
 
 
 if __name__ == "__main__":
-  app.run(main)
+  _cli.run(main)

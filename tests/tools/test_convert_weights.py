@@ -1,14 +1,13 @@
 """convert_weights: parity through the command, strictness, same bytes."""
 
 import ast
-import inspect
 import pickle
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from genrep_jax.lib import foreign, weights
+from genrep_jax.lib import contracts, foreign, options, weights
 from genrep_jax.tools import convert_weights, render
 from tests import fixture_files, support
 from tests.generators import test_biggan_tf
@@ -175,7 +174,7 @@ def test_a_tensorflow_folder(tmp_path, refused, capsys):
   assert "GenEncWrapper/Generator/conv_2d/w" in capsys.readouterr().out
   words = ("--source", folder.parent, "--out", tmp_path / "o")
   assert "statistics" in refused("--arch", "biggan_deep", *words)
-  assert "PyTorch" in refused("--arch", "stylegan2", *words)
+  assert "ada-pytorch" in refused("--arch", "stylegan2", *words)
   data = next(folder.glob("*.data-00001*"))
   data.write_bytes(data.read_bytes()[:-1])
   assert data.name in refused("--arch", "bigbigan", *words)
@@ -249,8 +248,12 @@ def test_every_generator_but_our_own_can_be_converted():
   known = convert_weights.architectures()
   assert {"biggan_deep", "bigbigan", "stylegan2"} <= set(known)
   for arch in known:
-    _, _, module = convert_weights.resolve(arch)
-    assert "arrays" in inspect.signature(module.convert).parameters
+    _, _, converter = convert_weights.resolve(arch)
+    assert isinstance(converter, contracts.Converter)
+    if converter.truncation:
+      assert converter.truncation in converter.options
+    for name, option in converter.options.items():
+      options.check(name, option, option.default)
 
 
 def _nan(thin):
@@ -295,8 +298,8 @@ def test_bad_words_are_refused(thin, tmp_path, refused):
     ({"--source": tmp_path / "text"}, ["no known format", "safetensors"]),
     ({"--source": "hf://me/it/f.bin"}, ["hf://me/it/f.bin", "sha256"]),
     ({"--sha256": "0" * 64}, ["has sha256", "0" * 64]),
-    ({"--truncation": "0"}, ["--truncation", "(0, 1]"]),
-    ({"--truncation": "1.5"}, ["1.5", "(0, 1]"]),
+    ({"--truncation": "0"}, ["--truncation", "> 0 and <= 1"]),
+    ({"--truncation": "1.5"}, ["1.5", "> 0 and <= 1"]),
     ({"--set": "hf_compact=true"}, ["hf_compact", "nearest: 'hf_compat'"]),
     ({"--set": "hf_compat=maybe"}, ["hf_compat", "maybe"]),
     ({"--subtree": "g_ema"}, ["g_ema", "there are: in, mid, out, state"]),

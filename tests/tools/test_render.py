@@ -5,24 +5,28 @@ import pickle
 import types
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
 
-from genrep_jax import step as step_lib
-from genrep_jax.generators import small, stylegan2
-from genrep_jax.lib import frozen, mesh as mesh_lib, weights
+from genrep_jax import run as run_lib
+from genrep_jax.lib import (
+  frozen,
+  mesh as mesh_lib,
+  plugins,
+  rendering,
+  weights,
+)
 from genrep_jax.tools import render
 from tests import support
 
 OPTIONS = {"widths": [4, 4], "extra_convs": [0, 0], "latent_dim": 6}
 
 
-def save_random(path, module, **options):
+def save_random(path, name, **options):
   """Saves weights of a generator; drawn by numpy, as compiling takes longer."""
-  options = module.default_config() | options
-  generator = module.make(ml_collections.ConfigDict(options))
+  options = plugins.defaults("generators", name) | options
+  generator = plugins.make("generators", options)
   random = np.random.RandomState(0)
   variables = jax.tree.map(
     lambda x: np.float32(np.abs(random.standard_normal(x.shape))),
@@ -38,7 +42,7 @@ def files(tmp_path_factory):
   paths = {}
   for name, classes in (("plain", 0), ("classes", 3)):
     paths[name] = folder / f"{name}.safetensors"
-    save_random(paths[name], small, num_classes=classes, **OPTIONS)
+    save_random(paths[name], "small", num_classes=classes, **OPTIONS)
   return paths
 
 
@@ -78,7 +82,7 @@ def test_a_seed_draws_what_training_draws(files, tmp_path):
     "generator.widths=(4, 4)",
     "generator.latent_dim=6",
   )
-  program = step_lib.build(config, mesh_lib.make_mesh())
+  program = run_lib.Run(config, mesh_lib.make_mesh()).program
   state = types.SimpleNamespace(step=np.uint32(0), views={})
   views = jax.jit(lambda frozen: program.preview(state, frozen))(program.frozen)
   with np.load(tmp_path / "o.npz") as file:
@@ -142,8 +146,8 @@ def test_folders_in_the_layout_of_genrep(files, whole):
       pixels = np.asarray(file)
     expected = np.clip(128.0 * (image + 1), 0, 255).astype(np.uint8)
     assert np.abs(np.int32(pixels) - expected).max() <= 1
-  # Anchors are the seed's own; neighbours lie within 2 sigma of theirs.
-  anchors, _ = render.draw(made.generator, 0, 3, first=3)
+  # Anchors are the seed's own; neighbors lie within 2 sigma of theirs.
+  anchors, _ = rendering.draw(made.generator, 0, 3, first=3)
   np.testing.assert_array_equal(z[::3], anchors)
   moves = np.abs(z.reshape(3, 3, -1)[:, 1:] - anchors[:, None])
   assert 0 < moves.max() <= 1.0 + 1e-6
@@ -177,7 +181,7 @@ def test_another_data_set_in_the_way(files, whole, tmp_path, refused):
 def test_options_reach_the_generator(tmp_path):
   path = tmp_path / "w.safetensors"
   sizes = {"resolution": 8, "channel_max": 4, "w_dim": 4, "z_dim": 4}
-  save_random(path, stylegan2, mapping_layers=1, **sizes)
+  save_random(path, "stylegan2", mapping_layers=1, **sizes)
   words = ["--weights", str(path), "--num", "2", "--out"]
   render.main([*words, str(tmp_path / "a.npz")])
   rows = ("--set", "crop_rows=2,6")
@@ -207,8 +211,12 @@ def test_bad_words_are_refused(files, tmp_path, refused):
     ("plain", ("--num", 1, "--generator", "bigbigan"), ["small", "bigbigan"]),
     ("plain", ("--num", 1, "--sha256", "0" * 64), ["sha256", "0" * 64]),
     ("plain", ("--num", 1, "--set", "psi=1"), ["psi", "truncation"]),
-    ("plain", ("--num", 1, "--set", "base_px=8"), ["base_px", "8", "7"]),
-    ("plain", ("--num", 1, "--set", "base_px=x"), ["base_px", "int", "x"]),
+    ("plain", ("--num", 1, "--set", "base_px=8"), ["base_px: given 8", "7"]),
+    (
+      "plain",
+      ("--num", 1, "--set", "base_px=x"),
+      ["base_px: given 'x'", "integer"],
+    ),
     ("plain", ("--num", 1, "--set", "truncation=-1"), ["truncation", "-1"]),
     ("plain", ("--num", 1, "--set", "view.sigma=1"), ["view.", "folder"]),
     ("plain", ("--latents", tmp_path / "no.npz"), ["no file", "no.npz"]),
