@@ -68,25 +68,24 @@ def measure(topology: str, rows: int, dim: int, chunk_rows: int) -> dict:
 
 def draw(path, found, topology: str, dim: int) -> None:
   """Draws the peaks of what fits against n, on logarithmic axes."""
-  from genrep_jax.lib import plots
+  from genrep_jax.lib import figures
 
-  series = []
-  for chunk_rows in sorted({one["chunk_rows"] for one in found}):
-    mine = [
-      one for one in found if one["chunk_rows"] == chunk_rows and one["fits"]
-    ]
-    name = f"chunk_rows = {chunk_rows}" if chunk_rows else "all at once"
-    xs, ys = ([one[key] for one in mine] for key in ("rows", "peak_mib"))
-    series.append((name, xs, ys, None))
-  plots.line_plot(
-    path,
-    series,
-    title=f"InfoNCE and its gradient, d = {dim}: peak of a {topology} chip",
-    x_label="rows n",
-    y_label="peak memory, MiB",
+  series = {}
+  for one in found:
+    chunk = one["chunk_rows"]
+    name = f"chunk_rows = {chunk}" if chunk else "all at once"
+    if one["fits"]:
+      point = (one["rows"], one["peak_mib"], 0.0)
+      series.setdefault(name, []).append(point)
+  panel = figures.Panel(
+    f"InfoNCE and its gradient, d = {dim}: peak of a {topology} chip",
+    "rows n",
+    "peak memory, MiB",
+    list(series.items()),
     log_x=True,
     log_y=True,
   )
+  figures.line_plot(path, panel)
 
 
 def main():

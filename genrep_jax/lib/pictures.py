@@ -1,8 +1,8 @@
 """Grids of images, as arrays and as PNG files."""
 
-import pathlib
-
 import numpy as np
+
+from genrep_jax.lib import files, images as images_lib
 
 
 def grid(images, *, gap_px: int = 2, scale: int = 1) -> np.ndarray:
@@ -10,7 +10,7 @@ def grid(images, *, gap_px: int = 2, scale: int = 1) -> np.ndarray:
 
   Args:
     images: [rows columns h w c], float in [-1, 1], c in {1, 3}.
-    gap_px: white pixels between neighbours.
+    gap_px: white pixels between neighbors.
     scale: each pixel becomes scale x scale (small images on big screens).
 
   Returns:
@@ -18,7 +18,7 @@ def grid(images, *, gap_px: int = 2, scale: int = 1) -> np.ndarray:
   """
   images = np.asarray(images, np.float32)
   rows, columns, h, w, c = images.shape
-  pixels = np.clip(np.rint((images + 1.0) * 127.5), 0, 255).astype(np.uint8)
+  pixels = images_lib.to_uint8(images)
   pixels = (
     np.broadcast_to(pixels, (rows, columns, h, w, 3)) if c == 1 else pixels
   )
@@ -40,7 +40,5 @@ def save_png(path, pixels) -> None:
   """Writes uint8 [h w 3] as a PNG, whole or not at all."""
   from PIL import Image
 
-  path = pathlib.Path(path)
-  partial = path.with_name(path.name + ".partial")
-  Image.fromarray(pixels).save(partial, format="PNG")
-  partial.rename(path)
+  with files.atomic(path) as partial:
+    Image.fromarray(pixels).save(partial, format="PNG")

@@ -117,11 +117,25 @@ def recorded(path: str) -> Table:
     raise errors.UsageError(f"{key}: {error}") from None
   except (OSError, ValueError, RecursionError) as error:
     options.refuse(key, path, f"{allowed} ({' '.join(str(error).split())})")
-  wrong = _wrong(found)
-  if wrong:
-    options.refuse(key, path, f"{allowed} ({wrong})")
+  reason = wrong(found)
+  if reason:
+    options.refuse(key, path, f"{allowed} ({reason})")
   rows = [{**row, "source": "recorded"} for row in found["rows"]]
   return Table(found["columns"], rows)
+
+
+def wrong(found) -> str:
+  """Says what of a parsed table.json or summary.json is no table; or ""."""
+  if not isinstance(found, dict):
+    return "it is no dictionary"
+  parts = ("columns", _is_column), ("rows", _is_row)
+  for key, right in parts:
+    if not isinstance(found.get(key), list):
+      return f"no list {key!r}"
+    for i, one in enumerate(found[key]):
+      if not right(one):
+        return f"{key}[{i}] is none of its {key}"
+  return ""
 
 
 def titles(columns: Sequence[Column]) -> list[str]:
@@ -208,20 +222,6 @@ def _figure(one: Row, column: Column) -> str:
 def _deviation(values) -> float:
   finite = all(map(math.isfinite, values))
   return statistics.stdev(values) if finite else math.nan
-
-
-def _wrong(found) -> str:
-  """Says what of a parsed table.json is not as it should be; "": nothing."""
-  if not isinstance(found, dict):
-    return "it is no dictionary"
-  parts = ("columns", _is_column), ("rows", _is_row)
-  for key, right in parts:
-    if not isinstance(found.get(key), list):
-      return f"no list {key!r}"
-    for i, one in enumerate(found[key]):
-      if not right(one):
-        return f"{key}[{i}] is none of its {key}"
-  return ""
 
 
 def _is_column(one) -> bool:

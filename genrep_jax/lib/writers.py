@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, files
 
 Scalars = Mapping[str, Any]
 Images = Mapping[str, Any]
@@ -142,9 +142,7 @@ class JsonlWriter(NoopWriter):
         kept.append(line + "\n")
         names |= row.keys() if step == resume_step else set()
     self.resumed_with = frozenset(names.difference(_RESERVED))
-    temporary = self._path.with_name(f".{self._path.name}.tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, self._path)
+    files.write_text(self._path, "".join(kept))
 
   def _write(self, step: int, rest: Mapping[str, Any]) -> None:
     row = {_STEP: int(step), _WALL: round(self._now(), 3), **rest}
