@@ -141,10 +141,8 @@ def _panels(curves, summary):
         for row in summary["rows"]
         if row["floor"] and metric in row["results"]
       ]
-      line = series(metric, unit)
-      panels.append(
-        figures.Panel(column["title"], "step", unit, [line], levels)
-      )
+      labels = column["title"], "step", results.axis_label(column)
+      panels.append(figures.Panel(*labels, [series(metric, unit)], levels))
   return panels
 
 

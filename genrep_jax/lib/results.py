@@ -148,6 +148,12 @@ def titles(columns: Sequence[Column]) -> list[str]:
   ]
 
 
+def axis_label(column: Column) -> str:
+  """Returns the words of an axis, e.g. "knn20 accuracy, %"."""
+  name = column["metric"].rpartition("/")[2].replace("_", " ")
+  return f"{name}, {column['unit']}".removesuffix(", ")
+
+
 def shown(value: float, unit: str) -> float:
   """Returns a value as it is shown: a share in percent where that is its unit.
 

@@ -343,8 +343,7 @@ def _plot(study, title, lines, table, column, path):
     for name, (mean, _) in found.items()
     if rows[name]["floor"] or name in study.levels
   ]
-  label = metric.rpartition("/")[2].replace("_", " ")
-  axis, title = f"{label}{', ' * bool(unit)}{unit}", f"{title}: {label}"
+  axis, title = results.axis_label(column), f"{title}: {column['title']}"
   if study.curves:
     series = [
       (name, [(x, *found[row]) for x, row in points if row in found])
