@@ -2,21 +2,21 @@
 
 Lee, Mumford & Huang 2001, as Baradad et al. 2021 use it ("Learning to See by
 Looking at Noise"). Radii in units of the image's side have density r^-3 - 1 on
-[0.03, 1]; centres, colours and angles are uniform.
+[0.03, 1]; centers, colors and angles are uniform.
 
 Departures from the recipe, and why:
 - a fixed number of shapes (sizes must be static) where the recipe paints until
   no pixel is black or 5000 shapes are painted; `coverage` says how far it got.
   Pixels under no shape are black, as in the recipe;
-- radii, centres and corners are real numbers, not whole pixels, and a pixel is
-  covered if its centre is; radii interpolate the recipe's 200-point table: so
+- radii, centers and corners are real numbers, not whole pixels, and a pixel is
+  covered if its center is; radii interpolate the recipe's 200-point table: so
   that shapes move smoothly with the latent;
 - textures are a few spectrum+color images drawn from the latent, which wrap
   around: each leaf sees one of them from an offset of its own. The recipe
   takes one of 10000 stored spectrum+color+WMM images per leaf.
 
 Which shape is on top of a pixel is a step function of the latent: its gradient
-is zero almost everywhere. Gradients reach the colours (or the textures) only.
+is zero almost everywhere. Gradients reach the colors (or the textures) only.
 """
 
 import jax
@@ -45,7 +45,7 @@ def _cumulative() -> np.ndarray:
 def fields(cfg) -> latent.Fields:
   """Returns the fields of the latent; per leaf all but those of textures."""
   k = cfg.num_shapes
-  found = {"radius": (k,), "centre": (k, 2)}
+  found = {"radius": (k,), "center": (k, 2)}
   if cfg.shapes == "oriented_square":
     found["angles"] = (k, 1)
   if cfg.shapes in ("mixed", "textures"):
@@ -53,7 +53,7 @@ def fields(cfg) -> latent.Fields:
   if cfg.shapes == "textures":
     textures = latent.size(spectrum.fields(cfg))
     return found | {"offset": (k, 2), "textures": (cfg.num_textures, textures)}
-  return found | {"colour": (k, 3)}
+  return found | {"color": (k, 3)}
 
 
 def radii(u: jax.Array) -> jax.Array:
@@ -110,12 +110,12 @@ def top(cfg, numbers) -> jax.Array:
   middle, half = (ends + angles) / 2, (ends - angles) / 2
   reach = jnp.where(circle[:, None], 2.0, jnp.cos(half))  # 2: no constraint
   normals = jnp.stack([jnp.cos(middle), jnp.sin(middle)], -1)
-  centres = (jnp.arange(cfg.resolution) + 0.5) / cfg.resolution
-  y, x = centres[:, None], centres[None, :]
+  centers = (jnp.arange(cfg.resolution) + 0.5) / cfg.resolution
+  y, x = centers[:, None], centers[None, :]
 
   def paint(below, leaf):
-    index, radius, centre, normal, limit = leaf
-    dx, dy = (x - centre[0]) / radius, (y - centre[1]) / radius
+    index, radius, center, normal, limit = leaf
+    dx, dy = (x - center[0]) / radius, (y - center[1]) / radius
     inside = dx * dx + dy * dy <= 1
     for (nx, ny), bound in zip(normal, limit):
       inside &= dx * nx + dy * ny <= bound
@@ -124,7 +124,7 @@ def top(cfg, numbers) -> jax.Array:
   leaves = (
     jnp.arange(cfg.num_shapes),
     radii(numbers["radius"]),
-    numbers["centre"],
+    numbers["center"],
     normals,
     reach,
   )
@@ -141,7 +141,7 @@ def image(cfg, z: jax.Array) -> jax.Array:
   if cfg.shapes == "textures":
     filled = _textured(cfg, index, numbers["offset"], normals["textures"])
   else:
-    filled = 2 * numbers["colour"][index] - 1
+    filled = 2 * numbers["color"][index] - 1
   return jnp.where(index[..., None] < 0, -1.0, filled)
 
 

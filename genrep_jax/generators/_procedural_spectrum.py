@@ -1,13 +1,13 @@
-"""Random images with the spectrum, and the colours, of natural ones.
+"""Random images with the spectrum, and the colors, of natural ones.
 
 Baradad et al. 2021, "Learning to See by Looking at Noise", section 3.2: white
 noise is given a magnitude 1 / (|fx|^a + |fy|^b) and keeps its phase; its three
-channels are the principal axes of a random set of colours. With `color` each
+channels are the principal axes of a random set of colors. With `color` each
 channel is also given that axis's histogram; the two are imposed in turn.
 
 Departures from the recipe, and why:
 - without `color` the spectrum is imposed once: its ten times are the same;
-- the reference of the colours has exactly the drawn proportions, where the
+- the reference of the colors has exactly the drawn proportions, where the
   recipe counts that many pixels by a multinomial; its bands lie along the
   image's rows, so that the box blur runs down the columns only; its dither is
   the same in every image: all so that a latent is not three times as long;
@@ -25,7 +25,7 @@ from genrep_jax.generators import _procedural_latent as latent
 
 _SLOPES = (0.5, 3.5)  # of the magnitude, uniform
 _SKEW = (_SLOPES[1] - _SLOPES[0]) / 60  # std of (a - b) / 2
-_COLOURS = (3, 22)  # how many, uniform
+_COLORS = (3, 22)  # how many, uniform
 _BLUR_PX = 10  # widest
 _DITHER = 10 / 256
 _QUANTILES = 256
@@ -33,14 +33,14 @@ _QUANTILES = 256
 
 def fields(cfg) -> latent.Fields:
   """Returns the fields of the latent, the same with and without `color`."""
-  size, most = cfg.resolution, _COLOURS[1]
+  size, most = cfg.resolution, _COLORS[1]
   return {
     "noise": (3, size, size),
     "slope": (),
     "skew": (),
     "count": (),
     "share": (most,),
-    "colour": (most, 3),
+    "color": (most, 3),
     "blur": (),
   }
 
@@ -75,21 +75,21 @@ def impose_spectrum(x: jax.Array, wanted: jax.Array) -> jax.Array:
     [c h w].
   """
   mean = x.mean((1, 2), keepdims=True)
-  centred = x - mean
-  transform = jnp.fft.fft2(centred)
+  centered = x - mean
+  transform = jnp.fft.fft2(centered)
   power = transform.real**2 + transform.imag**2
   phase = transform * jax.lax.rsqrt(power + 1e-12)
   y = jnp.fft.ifft2(phase * wanted).real
-  return y * (_deviation(centred) / _deviation(y)) + mean
+  return y * (_deviation(centered) / _deviation(y)) + mean
 
 
 def _deviation(x):
-  """Standard deviation of centred channels [c h w]."""
+  """Standard deviation of centered channels [c h w]."""
   return jnp.sqrt(jnp.mean(jnp.square(x), (1, 2), keepdims=True))
 
 
-def reference_colours(size: int, normals) -> jax.Array:
-  """Draws the colours an image is to have: a blurred mondrian.
+def reference_colors(size: int, normals) -> jax.Array:
+  """Draws the colors an image is to have: a blurred mondrian.
 
   Args:
     size: side in pixels.
@@ -99,13 +99,13 @@ def reference_colours(size: int, normals) -> jax.Array:
     [h w 3] in [0, 1].
   """
   u = {name: latent.uniform(normals[name]) for name in ("count", "share")}
-  fewest, most = _COLOURS
+  fewest, most = _COLORS
   count = fewest + jnp.floor(u["count"] * (most - fewest + 1))
   share = jnp.where(jnp.arange(most) < count, 0.001 + u["share"], 0.0)
   ends = jnp.cumsum(share) / jnp.sum(share)
   at = (jnp.arange(size * size) + 0.5) / size**2
   index = jnp.minimum(jnp.searchsorted(ends, at), count.astype(int) - 1)
-  bands = latent.uniform(normals["colour"])[index].reshape(size, size, 3)
+  bands = latent.uniform(normals["color"])[index].reshape(size, size, 3)
   # A box of width 1..10, around the pixel.
   width = jnp.clip(jnp.ceil(latent.uniform(normals["blur"]) * _BLUR_PX), 1)
   before = (_BLUR_PX - 1) // 2
@@ -127,11 +127,11 @@ def _dither(size: int) -> np.ndarray:
   return at.reshape(size, size, 3).astype(np.float32)
 
 
-def principal_axes(colours: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the mean [3] and the principal axes [3 axis] of colours [n 3]."""
-  mean = colours.mean(0)
-  centred = colours - mean
-  _, axes = jnp.linalg.eigh(centred.T @ centred / colours.shape[0])
+def principal_axes(colors: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the mean [3] and the principal axes [3 axis] of colors [n 3]."""
+  mean = colors.mean(0)
+  centered = colors - mean
+  _, axes = jnp.linalg.eigh(centered.T @ centered / colors.shape[0])
   return mean, axes * jnp.where(axes.sum(0) < 0, -1.0, 1.0)
 
 
@@ -154,11 +154,11 @@ def image(cfg, z: jax.Array, *, color: bool) -> jax.Array:
   size = cfg.resolution
   normals = latent.split(z, fields(cfg))
   wanted = magnitude(size, *slopes(normals))
-  colours = reference_colours(size, normals).reshape(-1, 3)
-  mean, axes = principal_axes(colours)
+  colors = reference_colors(size, normals).reshape(-1, 3)
+  mean, axes = principal_axes(colors)
   x = latent.uniform(normals["noise"])
   if color:
-    histogram = _quantiles(((colours - mean) @ axes).T)
+    histogram = _quantiles(((colors - mean) @ axes).T)
 
     def project(x, _):
       x = impose_spectrum(x, wanted)

@@ -2,10 +2,10 @@
 
 Baradad et al. 2021, "Learning to See by Looking at Noise", section 3.4: the
 synthesis network with ReLU and no mapping network; each layer's w is a leaky
-ReLU (slope 0.2) of standard normals. The image's channels are standardised and
+ReLU (slope 0.2) of standard normals. The image's channels are standardized and
 given random means and deviations like those of photographs.
 
-- random: all weights as their authors initialise them; no noise, no biases.
+- random: all weights as their authors initialize them; no noise, no biases.
 - high_freq: every 3x3 filter is one of a bank of 40 wavelets, one per input
   channel, times a normal number per output channel, of which demodulation
   leaves the sign. Each layer adds pink noise of strength U(0, 0.3).
@@ -108,7 +108,7 @@ def wavelets(variant: str) -> np.ndarray:
   def line(across):
     return np.clip(2 * np.abs(across) - 1, -1, 1)
 
-  def centred(window):
+  def centered(window):
     return window - window.mean()
 
   def sign(window):
@@ -116,10 +116,10 @@ def wavelets(variant: str) -> np.ndarray:
 
   halves = [i * 22.5 for i in range(8)]
   if variant == "oriented":
-    bank = [centred(window(edge, a)) for a in halves]
-    bank += [centred(window(line, a)) for a in halves]
+    bank = [centered(window(edge, a)) for a in halves]
+    bank += [centered(window(line, a)) for a in halves]
   else:  # edges of all 16 directions: half of them are the others, negated
-    bank = [sign(centred(window(edge, a))) for a in halves]
+    bank = [sign(centered(window(edge, a))) for a in halves]
     bank += [sign(window(line, a)) for a in halves]
   delta = 1.0 * ((x == 0) & (y == 0))
   plus = 1.0 * ((x == 0) | (y == 0))
@@ -273,7 +273,7 @@ def _noise(params, parts, index: int, name: str, side: int, variant: str):
 
 
 def raw(variables, parts, cfg, variant: str, dtype) -> jax.Array:
-  """Runs the network, before its colours are set.
+  """Runs the network, before its colors are set.
 
   Args:
     variables: of `init`.
@@ -315,7 +315,7 @@ def raw(variables, parts, cfg, variant: str, dtype) -> jax.Array:
   return image
 
 
-def recolour(image: jax.Array, mean: jax.Array, deviation: jax.Array):
+def recolor(image: jax.Array, mean: jax.Array, deviation: jax.Array):
   """Gives an image's channels means and deviations drawn like photographs'.
 
   Args:
@@ -330,9 +330,9 @@ def recolour(image: jax.Array, mean: jax.Array, deviation: jax.Array):
   by = jnp.asarray(_DEVIATIONS)
   means = at[:, 0] + at[:, 1] * mean
   deviations = by[:, 0] + by[:, 1] * deviation
-  centred = image - image.mean((0, 1))
-  variance = jnp.mean(jnp.square(centred), (0, 1))
-  standard = centred * jax.lax.rsqrt(variance + 1e-12)
+  centered = image - image.mean((0, 1))
+  variance = jnp.mean(jnp.square(centered), (0, 1))
+  standard = centered * jax.lax.rsqrt(variance + 1e-12)
   return jnp.clip(standard * deviations + means, 0, 1)
 
 
@@ -341,5 +341,5 @@ def images(variables, z: jax.Array, cfg, variant: str, dtype) -> jax.Array:
   shapes = fields(cfg, variant)
   parts = jax.vmap(lambda one: latent.split(one, shapes))(z)
   unbounded = raw(variables, parts, cfg, variant, dtype)
-  colours = parts["mean"], parts["deviation"]
-  return 2 * jax.vmap(recolour)(unbounded, *colours) - 1
+  colors = parts["mean"], parts["deviation"]
+  return 2 * jax.vmap(recolor)(unbounded, *colors) - 1

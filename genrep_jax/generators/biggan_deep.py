@@ -262,7 +262,7 @@ def truncation_row(rows, truncation: float, *, hf_compat=False) -> np.ndarray:
     truncation: t in (0, 1].
     hf_compat: as pytorch-pretrained-biggan does it, bit for bit: between rows
       its weights are swapped, and t/0.02 that is off a whole number by a
-      rounding error only (0.14, 0.28, 0.56, 0.58, 0.94) takes a neighbour.
+      rounding error only (0.14, 0.28, 0.56, 0.58, 0.94) takes a neighbor.
 
   Returns:
     [c]; float32 with hf_compat, else float64.

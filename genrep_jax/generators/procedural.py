@@ -1,7 +1,7 @@
 """Procedural images: generators that need no weights of anybody.
 
 The recipes of Baradad et al. 2021, "Learning to See by Looking at Noise":
-dead leaves, random fields with natural spectra and colours, and untrained
+dead leaves, random fields with natural spectra and colors, and untrained
 StyleGAN2s. What each keeps of the recipe and where it departs from it stands at
 the head of its module, `_procedural_*.py`.
 

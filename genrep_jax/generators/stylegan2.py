@@ -39,7 +39,7 @@ OPTIONS = {
   ),
   "channels": options.one_of(3, (1, 3), "of the images", bound=True),
   "z_dim": options.integer(512, "length of z", low=1, high=65536, bound=True),
-  "w_dim": options.integer(512, "length of w", low=1, high=65536, bound=True),
+  "w_dim": options.integer(512, "length of w", low=1, high=8192, bound=True),
   "latent": options.choice(
     "z", ("z", "w", "w+"), "what T_z moves: z; w, one for all layers; one each"
   ),

@@ -92,7 +92,7 @@ def _program(out_sharding):
   """`checksum`, jitted. Leaves of one shape and sharding share a program.
 
   One program for a whole tree would be one call instead of hundreds, but a
-  ResNet-50 with its optimiser took 14 s to trace and compile that way.
+  ResNet-50 with its optimizer took 14 s to trace and compile that way.
   """
   return jax.jit(checksum, out_shardings=out_sharding)
 

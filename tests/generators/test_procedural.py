@@ -95,10 +95,10 @@ def test_vmap_map_and_gradient(case):
     np.testing.assert_allclose(jax.jit(every)(z), images, atol=1e-5)
 
 
-def test_grey_is_the_mean_of_the_channels():
-  colour, grey = (make(config(channels=c, shapes="square")) for c in (3, 1))
-  z, y = normals(1, colour.latent_dim), np.zeros((1,), np.int32)
-  both = jax.jit(lambda z: (colour.apply({}, z, y), grey.apply({}, z, y)))(z)
+def test_gray_is_the_mean_of_the_channels():
+  color, gray = (make(config(channels=c, shapes="square")) for c in (3, 1))
+  z, y = normals(1, color.latent_dim), np.zeros((1,), np.int32)
+  both = jax.jit(lambda z: (color.apply({}, z, y), gray.apply({}, z, y)))(z)
   assert both[1].shape == (1, 8, 8, 1)
   np.testing.assert_allclose(both[1][..., 0], both[0].mean(-1), atol=1e-6)
 
@@ -148,8 +148,8 @@ def slow_top(numbers, size):
   for k, u in enumerate(numbers["radius"]):
     kind, radius = int(numbers["kind"][k] * 6), np.interp(u, below, table)
     corners = slow_polygon(kind, radius, 2 * np.pi * numbers["angles"][k])
-    x = at[None, :] - numbers["centre"][k, 0]
-    y = at[:, None] - numbers["centre"][k, 1]
+    x = at[None, :] - numbers["center"][k, 0]
+    y = at[:, None] - numbers["center"][k, 1]
     if corners is None:
       inside = np.hypot(x, y) <= radius
     else:
@@ -172,8 +172,8 @@ def test_leaves_against_a_slow_twin():
   image, share = jax.jit(
     lambda z: (leaves.image(cfg, z), procedural.coverage(cfg, z[None]))
   )(z)
-  colours = np.where(twin[..., None] < 0, -1, 2 * numbers["colour"][twin] - 1)
-  np.testing.assert_allclose(image, colours, atol=1e-5)
+  colors = np.where(twin[..., None] < 0, -1, 2 * numbers["color"][twin] - 1)
+  np.testing.assert_allclose(image, colors, atol=1e-5)
   np.testing.assert_allclose(share, [np.mean(twin >= 0)])
 
 
@@ -184,7 +184,7 @@ def test_squares_have_side_r_root_two(shapes):
   cfg = config(num_shapes=1, resolution=64, shapes=shapes)
   fields = leaves.fields(cfg)
   z = np.zeros(latent.size(fields), np.float32)
-  z[0] = 1.8  # of the radius; the centre is the image's, the angle pi
+  z[0] = 1.8  # of the radius; the center is the image's, the angle pi
   draw = jax.jit(lambda z: leaves.image(cfg, z))
   radius = float(leaves.radii(uniform(1.8)))
   assert 0.1 < radius < 0.5
@@ -211,7 +211,7 @@ def test_more_leaves_cover_more():
   assert shares[0] < 0.4 and shares[1] > 0.85
 
 
-def test_gradients_reach_colours_and_nothing_else():
+def test_gradients_reach_colors_and_nothing_else():
   cfg = config()
   fields = leaves.fields(cfg)
   z = normals(latent.size(fields))
@@ -224,14 +224,14 @@ def test_gradients_reach_colours_and_nothing_else():
     )(z)
 
   gradient = latent.split(np.asarray(run(z)[1]), fields)
-  for name in ("radius", "centre", "kind", "angles"):
+  for name in ("radius", "center", "kind", "angles"):
     assert not gradient[name].any()
-  colours = gradient["colour"].ravel()
-  largest = int(np.argmax(np.abs(colours)))
+  colors = gradient["color"].ravel()
+  largest = int(np.argmax(np.abs(colors)))
   step = np.zeros_like(z)
-  step[z.size - colours.size + largest] = 1e-2
+  step[z.size - colors.size + largest] = 1e-2
   slope = (run(z + step)[0] - run(z - step)[0]) / 2e-2
-  np.testing.assert_allclose(colours[largest], slope, rtol=1e-2)
+  np.testing.assert_allclose(colors[largest], slope, rtol=1e-2)
 
 
 @pytest.mark.slow

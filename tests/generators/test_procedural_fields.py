@@ -63,7 +63,7 @@ def test_spectrum_is_imposed_and_the_rest_kept():
   turn = (after / before).ravel()
   turn = np.delete(turn, [0, size**2, 2 * size**2])  # but the means
   np.testing.assert_allclose(np.angle(turn), 0, atol=1e-2)
-  # Why without colours one projection is enough:
+  # Why without colors one projection is enough:
   np.testing.assert_allclose(again, x, atol=1e-4)
 
 
@@ -82,22 +82,22 @@ def test_the_slope_of_drawn_images():
     np.testing.assert_allclose(fitted, -slope, atol=0.25)
 
 
-def test_reference_colours():
+def test_reference_colors():
   size = 32
   fields = {
     "count": np.float32(-9.0),  # the fewest: three
     "share": np.float32([0.0, 9.0, 0.0] + [9.0] * 19),  # half, one, half
-    "colour": normals(22, 3),
+    "color": normals(22, 3),
     "blur": np.float32(-9.0),  # none
   }
-  draw = jax.jit(lambda fields: spectrum.reference_colours(size, fields))
+  draw = jax.jit(lambda fields: spectrum.reference_colors(size, fields))
   dither = spectrum._dither(size)
   assert 0 <= dither.min() and dither.max() < 1
   np.testing.assert_allclose(dither.mean((0, 1)), 0.5, atol=0.01)
-  # A quarter, a half and a quarter of the pixels have the three colours.
-  colours = np.asarray(latent.uniform(fields["colour"]))
+  # A quarter, a half and a quarter of the pixels have the three colors.
+  colors = np.asarray(latent.uniform(fields["color"]))
   of_pixel = np.repeat([0, 1, 2], [size**2 // 4, size**2 // 2, size**2 // 4])
-  bands = colours[of_pixel].reshape(size, size, 3)
+  bands = colors[of_pixel].reshape(size, size, 3)
   for blur, width in ((-9.0, 1), (0.0, 5), (9.0, 10)):
     padded = np.pad(bands, ((10, 10), (0, 0), (0, 0)), "edge")
     start = 10 - (width - 1) // 2
@@ -114,13 +114,13 @@ def test_reference_colours():
 
 def test_axes_and_histograms():
   rng = np.random.default_rng(0)
-  colours = rng.uniform(size=(500, 3)) @ rng.normal(size=(3, 3))
+  colors = rng.uniform(size=(500, 3)) @ rng.normal(size=(3, 3))
   mean, axes = map(
-    np.asarray, jax.jit(spectrum.principal_axes)(np.float32(colours))
+    np.asarray, jax.jit(spectrum.principal_axes)(np.float32(colors))
   )
-  np.testing.assert_allclose(mean, colours.mean(0), atol=1e-5)
+  np.testing.assert_allclose(mean, colors.mean(0), atol=1e-5)
   assert (axes.sum(0) > 0).all()
-  covariance = np.cov(((colours - mean) @ axes).T)
+  covariance = np.cov(((colors - mean) @ axes).T)
   np.testing.assert_allclose(
     covariance, np.diag(np.diag(covariance)), atol=1e-4
   )
@@ -135,15 +135,15 @@ def test_axes_and_histograms():
 
 
 @pytest.mark.slow
-def test_spectrum_color_has_the_colours():
+def test_spectrum_color_has_the_colors():
   """Along the principal axes, an image's quantiles are the reference's."""
   cfg = config(kind="spectrum_color", resolution=32, iterations=4)
   z = jax.random.normal(KEY, (latent.size(spectrum.fields(cfg)),))
   image = np.asarray(jax.jit(lambda z: spectrum.image(cfg, z, color=True))(z))
   normals = latent.split(z, spectrum.fields(cfg))
-  colours = spectrum.reference_colours(32, normals).reshape(-1, 3)
-  mean, axes = spectrum.principal_axes(colours)
-  target = np.sort(np.asarray((colours - mean) @ axes), axis=0)
+  colors = spectrum.reference_colors(32, normals).reshape(-1, 3)
+  mean, axes = spectrum.principal_axes(colors)
+  target = np.sort(np.asarray((colors - mean) @ axes), axis=0)
   found = np.sort(image.reshape(-1, 3) @ np.asarray(axes), axis=0)
   for k in range(3):  # up to the last stretch, which is affine
     assert np.corrcoef(found[:, k], target[:, k])[0, 1] > 0.999
@@ -239,13 +239,13 @@ def test_pink_maps():
   assert kurtosis[0] < 4 < 5 < kurtosis[1]
 
 
-def test_colours_of_untrained_networks():
+def test_colors_of_untrained_networks():
   """Means and deviations of the channels, before clipping, as the recipe's."""
   image = normals(16, 16, 3) * 5 + 3
-  recolour, zero = jax.jit(stylegan.recolour), np.zeros(3, np.float32)
+  recolor, zero = jax.jit(stylegan.recolor), np.zeros(3, np.float32)
   # So narrow that nothing is clipped.
   low = np.float32([-3.0, -3.0, -2.8])
-  found = np.asarray(recolour(image, zero, low))
+  found = np.asarray(recolor(image, zero, low))
   deviation = np.array([0.219, 0.213, 0.213]) + low * np.array(
     [0.063, 0.062, 0.069]
   )
@@ -253,11 +253,11 @@ def test_colours_of_untrained_networks():
   np.testing.assert_allclose(
     found.mean((0, 1)), [0.483, 0.455, 0.401], atol=1e-4
   )
-  moved = np.asarray(recolour(image, zero + 1, low))
+  moved = np.asarray(recolor(image, zero + 1, low))
   np.testing.assert_allclose(
     (moved - found).mean((0, 1)), [0.145, 0.142, 0.161], atol=1e-4
   )
-  wild = recolour(image, zero + 1, zero + 5)
+  wild = recolor(image, zero + 1, zero + 5)
   assert wild.min() == 0 and wild.max() == 1
 
 

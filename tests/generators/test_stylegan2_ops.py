@@ -119,7 +119,7 @@ def test_demodulation_of_a_dead_filter_is_finite():
   np.testing.assert_allclose(d, 1e4, rtol=1e-5)
 
 
-def test_normalisation_and_activation():
+def test_normalization_and_activation():
   x = normal(3, 7)
   np.testing.assert_allclose(
     ops.pixel_norm(x),
