@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrep_jax.views.pixel import _ops
+from genrep_jax.views import pixel_ops
 from tests import fixture_files
 
 FIXTURE = fixture_files.arrays("augment.npz")
@@ -17,19 +17,19 @@ PARAMS = META["params"]
 OPS = ("brightness", "contrast", "saturation", "hue")
 # Jitted once per shape: op by op, compiling would take most of the time.
 ADJUST = {
-  "brightness": jax.jit(_ops.adjust_brightness),
-  "contrast": jax.jit(_ops.adjust_contrast),
-  "saturation": jax.jit(_ops.adjust_saturation),
-  "hue": jax.jit(_ops.adjust_hue),
+  "brightness": jax.jit(pixel_ops.adjust_brightness),
+  "contrast": jax.jit(pixel_ops.adjust_contrast),
+  "saturation": jax.jit(pixel_ops.adjust_saturation),
+  "hue": jax.jit(pixel_ops.adjust_hue),
 }
 resized_crop = jax.jit(
-  _ops.resized_crop, static_argnums=5, static_argnames="antialias"
+  pixel_ops.resized_crop, static_argnums=5, static_argnames="antialias"
 )
-color_jitter = jax.jit(_ops.color_jitter, static_argnames="with_hue")
-gaussian_blur = jax.jit(_ops.gaussian_blur, static_argnums=2)
-grayscale = jax.jit(_ops.grayscale)
+color_jitter = jax.jit(pixel_ops.color_jitter, static_argnames="with_hue")
+gaussian_blur = jax.jit(pixel_ops.gaussian_blur, static_argnums=2)
+grayscale = jax.jit(pixel_ops.grayscale)
 resize_matrix = jax.jit(
-  _ops.resize_matrix, static_argnums=(2, 3), static_argnames="antialias"
+  pixel_ops.resize_matrix, static_argnums=(2, 3), static_argnames="antialias"
 )
 
 
@@ -61,7 +61,7 @@ def run(parameters):
       antialias=parameters["antialias"] is not False,
     )
   elif kind == "horizontal_flip":
-    image = _ops.horizontal_flip(image)
+    image = pixel_ops.horizontal_flip(image)
   elif kind == "grayscale":
     image = grayscale(image)
   elif kind == "color_jitter_in_order":
@@ -141,14 +141,14 @@ def test_the_whole_image_at_its_own_size_is_itself(antialias):
 
 def test_flip_is_an_involution_and_folds_into_the_crop():
   image = random_image()
-  flipped = _ops.horizontal_flip(image)
+  flipped = pixel_ops.horizontal_flip(image)
   assert not np.array_equal(flipped, image)
-  np.testing.assert_array_equal(_ops.horizontal_flip(flipped), image)
+  np.testing.assert_array_equal(pixel_ops.horizontal_flip(flipped), image)
   box, size = (2, 3, 8, 9), (6, 7)
   folded = resized_crop(image, *box, size, flip=jnp.bool_(True))
   plain = resized_crop(image, *box, size, flip=jnp.bool_(False))
   np.testing.assert_allclose(
-    folded, _ops.horizontal_flip(plain), rtol=0, atol=1e-6
+    folded, pixel_ops.horizontal_flip(plain), rtol=0, atol=1e-6
   )
 
 
@@ -163,9 +163,9 @@ def test_neutral_factors_change_nothing(channels):
   np.testing.assert_array_equal(gaussian_blur(image, 0.0, 5), image)
 
 
-def test_limits_of_the_colour_operations():
+def test_limits_of_the_color_operations():
   image = random_image()
-  gray = _ops.to_gray(image)
+  gray = pixel_ops.to_gray(image)
   assert np.all(ADJUST["brightness"](image, 0.0) == 0)
   np.testing.assert_allclose(
     ADJUST["contrast"](image, 0.0), np.full(image.shape, gray.mean()), 1e-6
@@ -186,17 +186,17 @@ def test_limits_of_the_colour_operations():
 @pytest.mark.parametrize("turn", [0.07, -0.4, 0.5])
 def test_hue_equals_colorsys(turn):
   image = np.array(random_image((3, 8, 8), seed=3))
-  # Corners: grey, black, white, pure colours, ties for the maximum.
+  # Corners: gray, black, white, pure colors, ties for the maximum.
   special = [(0.5, 0.5, 0.5), (0, 0, 0), (1, 1, 1), (1, 0, 0), (0, 1, 0)]
   special += [(0, 0, 1), (1, 1, 0), (0.2, 0.9, 0.9), (0.7, 0.1, 0.7)]
-  for k, colour in enumerate(special):
-    image[:, 0 if k < 8 else 1, k % 8] = colour
+  for k, color in enumerate(special):
+    image[:, 0 if k < 8 else 1, k % 8] = color
   got = pixels(ADJUST["hue"](jnp.asarray(image), turn))
   for row, expected_row in zip(got, pixels(image), strict=True):
-    for colour, original in zip(row, expected_row, strict=True):
+    for color, original in zip(row, expected_row, strict=True):
       h, s, v = colorsys.rgb_to_hsv(*original.astype(float))
       expected = colorsys.hsv_to_rgb((h + turn) % 1, s, v)
-      np.testing.assert_allclose(colour, expected, rtol=0, atol=3e-6)
+      np.testing.assert_allclose(color, expected, rtol=0, atol=3e-6)
 
 
 ORDERS = [
@@ -213,7 +213,7 @@ ORDERS = [
 def test_jitter_equals_the_four_steps_in_all_24_orders(channels):
   image = random_image((channels, 7, 6))
   factors = jnp.asarray([1.35, 0.65, 1.4, -0.09])
-  jitter = jax.jit(jax.vmap(_ops.color_jitter, in_axes=(None, None, 0)))
+  jitter = jax.jit(jax.vmap(pixel_ops.color_jitter, in_axes=(None, None, 0)))
   together = jitter(image, factors, jnp.asarray(ORDERS, jnp.int32))
   distinct = set()
   for got, order in zip(together, ORDERS, strict=True):
@@ -238,7 +238,7 @@ def test_jitter_without_hue_leaves_the_other_three_in_order():
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
 
 
-def test_one_channel_has_no_colour():
+def test_one_channel_has_no_color():
   image = random_image((1, 6, 6))
   for same in (
     ADJUST["saturation"](image, 0.3),
@@ -250,7 +250,7 @@ def test_one_channel_has_no_colour():
   np.testing.assert_allclose(ADJUST["contrast"](image, 0.5), expected, 1e-6)
 
 
-def test_one_channel_is_the_grey_of_three_equal_channels():
+def test_one_channel_is_the_gray_of_three_equal_channels():
   image = random_image((1, 6, 6))
   factors, order = jnp.asarray([0.8, 1.3, 1.4, 0.1]), jnp.asarray([1, 3, 0, 2])
   one = color_jitter(image, factors, order)
@@ -275,37 +275,37 @@ def test_blur_equals_its_slow_twin(sigma, kernel_px):
   np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
 
 
-def test_normalise():
+def test_normalize():
   image = random_image()
   mean, std = (0.1, 0.2, 0.3), (0.5, 1.0, 2.0)
-  got = _ops.normalise(image, mean, std)
+  got = pixel_ops.normalize(image, mean, std)
   for c in range(3):
     np.testing.assert_allclose(
       got[c], (image[c] - mean[c]) / std[c], rtol=1e-6, atol=1e-7
     )
   np.testing.assert_allclose(
-    _ops.normalise(image, (0.5,), (0.5,)), 2 * image - 1, rtol=0, atol=1e-6
+    pixel_ops.normalize(image, (0.5,), (0.5,)), 2 * image - 1, rtol=0, atol=1e-6
   )
 
 
-@pytest.mark.parametrize("colour", [0.0, 0.4, 1.0, None, 1e-30])
-def test_hue_gradient_is_finite_on_grey_and_nearly_grey_pixels(colour):
-  if colour is None:
+@pytest.mark.parametrize("color", [0.0, 0.4, 1.0, None, 1e-30])
+def test_hue_gradient_is_finite_on_gray_and_nearly_gray_pixels(color):
+  if color is None:
     image = random_image()
-  elif colour == 1e-30:  # a chroma whose inverse square overflows
-    image = jnp.zeros((3, 4, 4)).at[0].set(colour)
+  elif color == 1e-30:  # a chroma whose inverse square overflows
+    image = jnp.zeros((3, 4, 4)).at[0].set(color)
   else:
-    image = jnp.full((3, 4, 4), colour)
+    image = jnp.full((3, 4, 4), color)
   grad = jax.grad(lambda x: jnp.sum(ADJUST["hue"](x, 0.1) ** 2))(image)
   assert np.all(np.isfinite(grad))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 0.8, 1.0])
-def test_solarise_inverts_what_is_bright(threshold):
+def test_solarize_inverts_what_is_bright(threshold):
   image = np.float32(np.random.RandomState(0).uniform(size=(3, 4, 5)))
   image[0, 0, :3] = 0.0, threshold, 1.0
   expected = image.copy()
   for place, x in np.ndenumerate(image):
     if x >= np.float32(threshold):
       expected[place] = 1 - x
-  np.testing.assert_array_equal(_ops.solarise(image, threshold), expected)
+  np.testing.assert_array_equal(pixel_ops.solarize(image, threshold), expected)

@@ -8,18 +8,11 @@ import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.lib import errors
-from genrep_jax.views.pixel import (
-  _ops,
-  _pipeline,
-  byol,
-  genrep,
-  multi_crop,
-  simclr,
-)
+from genrep_jax.lib import errors, plugins
+from genrep_jax.views import augmentation, pixel_ops
 
 GRAY = {"mean": (0.5,), "std": (0.5,)}
-# No crop, no flip, no colours: what is left is blur and solarise.
+# No crop, no flip, no colors: what is left is blur and solarize.
 STILL = {
   **GRAY,
   "crop_px": 0,
@@ -75,8 +68,14 @@ MULTI_CROP = {  # Caron et al. 2021, section 3.2
 }
 
 
-def config(module, **options):
-  return ml_collections.ConfigDict({**module.default_config(), **options})
+def config(name, **options):
+  values = plugins.defaults("views/pixel", name) | options
+  return ml_collections.ConfigDict(values)
+
+
+def make(name, shape, count=2, **options):
+  entry = {"name": name, **options}
+  return plugins.make("views/pixel", entry, shape, count).views
 
 
 def keys(count):
@@ -84,29 +83,35 @@ def keys(count):
 
 
 @pytest.mark.parametrize(
-  "module, table",
-  [(genrep, GENREP), (simclr, SIMCLR), (byol, BYOL), (multi_crop, MULTI_CROP)],
+  "name, table",
+  [
+    ("genrep", GENREP),
+    ("simclr", SIMCLR),
+    ("byol", BYOL),
+    ("multi_crop", MULTI_CROP),
+  ],
 )
-def test_defaults_are_the_papers(module, table):
-  cfg = module.default_config()
+def test_defaults_are_the_papers(name, table):
+  cfg = plugins.defaults("views/pixel", name)
   assert {key: cfg[key] for key in table} == table
-  assert cfg["name"] == module.__name__.rpartition(".")[2]
   # The papers' window: 23 px at 224 (GenRep: a tenth of 112, if it blurred).
-  kernel_px = _pipeline.blur_kernel_px(config(module), cfg["crop_px"])
+  kernel_px = augmentation.blur_kernel_px(config(name), cfg["crop_px"])
   assert kernel_px == {224: 23, 112: 11}[cfg["crop_px"]]
 
 
 def test_the_blurs_window_is_a_tenth_of_the_side():
-  cfg = config(simclr)
+  cfg = config("simclr")
   sides = {1: 3, 28: 3, 32: 3, 64: 7, 96: 9, 112: 11, 224: 23}
-  assert {side: _pipeline.blur_kernel_px(cfg, side) for side in sides} == sides
-  assert _pipeline.blur_kernel_px(config(simclr, blur_kernel_px=5), 224) == 5
+  got = {side: augmentation.blur_kernel_px(cfg, side) for side in sides}
+  assert got == sides
+  cfg.blur_kernel_px = 5
+  assert augmentation.blur_kernel_px(cfg, 224) == 5
 
 
-def test_solarise_leaves_all_other_numbers_as_they_are():
+def test_solarize_leaves_all_other_numbers_as_they_are():
   options = {"blur_probability": 0.5, "crop_px": 0}
-  off = config(genrep, **options)
-  on = config(genrep, **options, solarize_probability=0.3)
+  off = config("genrep", **options)
+  on = config("genrep", **options, solarize_probability=0.3)
 
   @jax.jit
   @jax.vmap
@@ -114,8 +119,8 @@ def test_solarise_leaves_all_other_numbers_as_they_are():
     shape = (20, 20, 3)
     uniform = jax.random.uniform(key, (35,))
     return (
-      _pipeline.draw(off, key, shape),
-      _pipeline.draw(on, key, shape),
+      augmentation.draw(off, key, shape),
+      augmentation.draw(on, key, shape),
       uniform,
     )
 
@@ -138,65 +143,58 @@ def test_solarise_leaves_all_other_numbers_as_they_are():
 
 
 def test_byols_views_differ_as_its_table_says():
-  cfg = config(byol, **STILL, blur_sigma_px=(1.0, 2.0))
-  views = [byol.make_for_view(cfg, number) for number in range(5)]
+  options = {**STILL, "blur_sigma_px": (1.0, 2.0)}
+  views = make("byol", (6, 6, 1), 5, **options)
   assert views[0] is views[2] is views[4] and views[1] is views[3]
-  assert byol.make(cfg) is views[0] and views[0] is not views[1]
-  # White with a black dot: solarised, white is black; blurred, the dot is not.
+  assert views[0] is not views[1]
+  # White with a black dot: solarized, white is black; blurred, the dot is not.
   image = jnp.ones((6, 6, 1)).at[3, 3].set(-1.0)
   count = 4000
-  for view, blur, solarise in ((views[0], 1.0, 0.0), (views[1], 0.1, 0.2)):
+  for view, blur, solarize in ((views[0], 1.0, 0.0), (views[1], 0.1, 0.2)):
     shown = jax.jit(jax.vmap(view, (0, None)))(keys(count), image)
     is_black, blurred = shown[:, 0, 0, 0] < 0, shown[:, 3, 3, 0] > -1 + 1e-4
-    for hits, rate in ((is_black, solarise), (blurred, blur)):
+    for hits, rate in ((is_black, solarize), (blurred, blur)):
       error = 5 * math.sqrt(rate * (1 - rate) / count)
       assert abs(float(hits.mean()) - rate) <= error
     both = float((is_black & blurred).mean())
-    assert abs(both - blur * solarise) < 5 * math.sqrt(0.02 / count)
+    assert abs(both - blur * solarize) < 5 * math.sqrt(0.02 / count)
   # Another experiment may have one number for all views, or three.
-  cfg = config(
-    byol,
-    **{**STILL, "blur_probability": 0.3, "solarize_probability": (0.0, 0.1, 1)},
-  )
-  views = [byol.make_for_view(cfg, number) for number in range(4)]
+  options |= {"blur_probability": 0.3, "solarize_probability": (0.0, 0.1, 1)}
+  views = make("byol", (20, 20, 1), 4, **options)
   assert len(set(views)) == 3 and views[3] is views[0]
-  byol.check(cfg, (20, 20, 1))
 
 
-def test_solarise_comes_after_blur():
+def test_solarize_comes_after_blur():
   always = {"blur_probability": 1.0, "solarize_probability": 1.0}
-  cfg = config(simclr, **STILL | always)
+  cfg = config("simclr", **STILL | always)
 
   @jax.jit
   def both(image):
-    draw = _pipeline.draw(cfg, jax.random.key(1), image.shape)
+    draw = augmentation.draw(cfg, jax.random.key(1), image.shape)
     draw = draw._replace(blur_sigma_px=jnp.float32(1.3))
     planes = (jnp.moveaxis(image, -1, 0) + 1) / 2
-    negative = _ops.solarise(_ops.gaussian_blur(planes, 1.3, 3), 0.5)
-    return _pipeline.apply(cfg, draw, image)[..., 0], 2 * negative[0] - 1
+    negative = pixel_ops.solarize(pixel_ops.gaussian_blur(planes, 1.3, 3), 0.5)
+    return augmentation.apply(cfg, draw, image)[..., 0], 2 * negative[0] - 1
 
   image = np.random.RandomState(0).uniform(-1, 1, (12, 12, 1))
   np.testing.assert_allclose(*both(np.float32(image)), rtol=0, atol=1e-5)
 
 
 def test_multi_crop_has_two_sizes_and_two_areas():
-  cfg = config(multi_crop, **STILL, blur_probability=0.0)
-  cfg.crop_px, cfg.local_crop_px, cfg.num_global = 20, 8, 3
-  cfg.scale, cfg.ratio = (0.5, 1.0), (3 / 4, 4 / 3)
-  multi_crop.check(cfg, (20, 24, 1))
-  views = [multi_crop.make_for_view(cfg, number) for number in range(6)]
+  options = STILL | {"blur_probability": 0.0, "crop_px": 20, "num_global": 3}
+  options |= {"local_crop_px": 8, "scale": (0.5, 1.0), "ratio": (3 / 4, 4 / 3)}
+  views = make("multi_crop", (20, 24, 1), 6, **options)
   assert views[0] is views[1] is views[2] and views[3] is views[4] is views[5]
-  # Column and row numbers as colours say how large the box was.
-  cfg.mean = cfg.std = (0.5, 0.5, 0.5)
+  # Column and row numbers as colors say how large the box was.
+  options |= {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
   side = 60
   ramp = jnp.linspace(-1, 1, side)
   image = jnp.stack(
     jnp.broadcast_arrays(ramp[None], ramp[:, None], 0.0), axis=-1
   )
-  multi_crop.check(cfg, image.shape)
+  views = make("multi_crop", image.shape, 4, **options)
   for number, px, low, high in ((2, 20, 0.5, 1.0), (3, 8, 0.05, 0.4)):
-    view = multi_crop.make_for_view(cfg, number)
-    shown = jax.jit(jax.vmap(view, (0, None)))(keys(1000), image)
+    shown = jax.jit(jax.vmap(views[number], (0, None)))(keys(1000), image)
     assert shown.shape == (1000, px, px, 3)
     middle = slice(px // 4, 3 * px // 4)  # away from the crop's edges
     slopes = [
@@ -209,22 +207,18 @@ def test_multi_crop_has_two_sizes_and_two_areas():
 
 
 @pytest.mark.parametrize(
-  "view, channels",
+  "name, options, channels",
   [
-    (byol.make_for_view(config(byol, crop_px=10, blur_probability=1.0), 1), 3),
-    (
-      multi_crop.make_for_view(
-        config(multi_crop, **GRAY, crop_px=10, local_crop_px=6), 2
-      ),
-      1,
-    ),
+    ("byol", {"crop_px": 10, "blur_probability": 1.0}, 3),
+    ("multi_crop", {**GRAY, "crop_px": 10, "local_crop_px": 6}, 1),
   ],
-  ids=("byol", "multi_crop, grey"),
+  ids=("byol", "multi_crop, gray"),
 )
-def test_gradients_at_flat_images(view, channels):
+def test_gradients_at_flat_images(name, options, channels):
+  view = make(name, (12, 12, channels), 3, **options)[-1]
   levels = [-1.0, 0.0, 1.0, 0.3, 1 / 3, -1.0]
   images = jnp.stack([jnp.full((12, 12, channels), x) for x in levels])
-  # The last: one colour, as far from grey as can be; and noise, after it.
+  # The last: one color, as far from gray as can be; and noise, after it.
   images = images.at[-1, ..., 0].set(1.0)
   noise = jax.random.uniform(jax.random.key(2), (12, 12, channels), minval=-0.9)
   images = jnp.concatenate([images, noise[None]])
@@ -241,36 +235,46 @@ def test_gradients_at_flat_images(view, channels):
   assert shown.shape[-1] == channels and np.isfinite(shown).all()
   assert np.isfinite(gradients).all()
   assert np.abs(gradients[-1]).max() > 0.01
-  # A grey image stays grey, and so moves all channels alike only on average;
+  # A gray image stays gray, and so moves all channels alike only on average;
   # no slope may explode there (grey has no hue).
   assert np.abs(gradients).max() < 1e4
 
 
 REFUSED = [
-  (multi_crop, {"local_crop_px": 29}, "local_crop_px=29; .*at most 28"),
   (
-    multi_crop,
-    {"crop_px": 16, "local_crop_px": 17},
-    "local_crop_px=17; .*at most 16",
+    "multi_crop",
+    {"local_crop_px": 29},
+    "local_crop_px: given 29; .*at most 28",
   ),
-  (multi_crop, {"local_crop_px": 0}, "local_crop_px=0"),
-  (multi_crop, {"num_global": 0}, "num_global=0"),
-  (multi_crop, {"local_scale": (0.0, 0.4)}, "local_scale="),
-  (multi_crop, {"crop_px": 30}, "crop_px=30; .*at most 28"),
-  (byol, {"blur_probability": ()}, r"blur_probability=\(\)"),
-  (byol, {"solarize_probability": (0.0, 1.2)}, "solarize_probability=1.2"),
-  (byol, {"solarize_threshold": 1.5}, "solarize_threshold=1.5"),
-  (simclr, {"solarize_probability": -0.1}, "solarize_probability=-0.1"),
+  (
+    "multi_crop",
+    {"crop_px": 16, "local_crop_px": 17},
+    "local_crop_px: given 17; .*at most 16",
+  ),
+  ("multi_crop", {"local_crop_px": 0}, "local_crop_px: given 0"),
+  ("multi_crop", {"num_global": 0}, "num_global: given 0"),
+  ("multi_crop", {"local_scale": (0.0, 0.4)}, "local_scale: given "),
+  ("multi_crop", {"crop_px": 30}, "crop_px: given 30; .*at most 28"),
+  ("byol", {"blur_probability": ()}, r"blur_probability: given \(\)"),
+  (
+    "byol",
+    {"solarize_probability": (0.0, 1.2)},
+    r"solarize_probability: given \(0.0, 1.2\)",
+  ),
+  ("byol", {"solarize_threshold": 1.5}, "solarize_threshold: given 1.5"),
+  (
+    "simclr",
+    {"solarize_probability": -0.1},
+    "solarize_probability: given -0.1",
+  ),
 ]
 
 
-@pytest.mark.parametrize("module, options, what", REFUSED)
-def test_refused_options(module, options, what):
+@pytest.mark.parametrize("name, options, what", REFUSED)
+def test_refused_options(name, options, what):
   small = {"crop_px": 28}
-  if module is multi_crop:
+  if name == "multi_crop":
     small["local_crop_px"] = 8
-  cfg = config(module, **{**small, **options})
-  name = module.__name__.rpartition(".")[2]
-  with pytest.raises(errors.UsageError, match=f"{name}: {what}") as error:
-    module.check(cfg, (28, 28, 3))
+  with pytest.raises(errors.UsageError, match=f"views.pixel.{what}") as error:
+    make(name, (28, 28, 3), 3, **{**small, **options})
   assert "\n" not in str(error.value)

@@ -9,8 +9,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.lib import errors, mesh as mesh_lib, rng
-from genrep_jax.views.pixel import _pipeline, genrep, none
+from genrep_jax.lib import errors, mesh as mesh_lib, plugins, rng
+from genrep_jax.views import augmentation
 from tests import fixture_files
 
 FIXTURE = fixture_files.arrays("augment.npz")
@@ -19,9 +19,17 @@ OPS = ("brightness", "contrast", "saturation", "hue")
 GRAY = {"mean": (0.5,), "std": (0.5,)}
 
 
-def config(module=genrep, **options):
-  values = {**module.default_config(), "crop_px": 0, **options}
-  return ml_collections.ConfigDict(values)
+def config(**options):
+  values = plugins.defaults("views/pixel", "genrep") | {"crop_px": 0}
+  return ml_collections.ConfigDict(values | options)
+
+
+def make(shape, name="genrep", **options):
+  """The view of images of a shape; all views are it."""
+  entry = {"name": name, "crop_px": 0, **options}
+  made = plugins.make("views/pixel", entry, shape, 3)
+  assert len(made.views) == 3 and len(set(made.views)) == 1
+  return made.views[0]
 
 
 def keys(count, seed=0):
@@ -37,7 +45,7 @@ def images(count, shape, seed=0):
 
 def draws(count, shape=(64, 64, 3), **options):
   cfg = config(**options)
-  draw = jax.jit(jax.vmap(lambda key: _pipeline.draw(cfg, key, shape)))
+  draw = jax.jit(jax.vmap(lambda key: augmentation.draw(cfg, key, shape)))
   return jax.tree.map(np.asarray, draw(keys(count)))
 
 
@@ -59,7 +67,7 @@ def chain_draw():
   order = [OPS.index(name) for name, _ in CHAIN["order"]]
   factors = np.zeros(4, np.float32)
   factors[order] = [factor for _, factor in CHAIN["order"]]
-  return _pipeline.Draw(
+  return augmentation.Draw(
     *(jnp.float32(x) for x in CHAIN["box_top_left_height_width"]),
     flip=jnp.bool_(CHAIN["flip"]),
     factors=jnp.asarray(factors),
@@ -76,9 +84,9 @@ def test_chain_fixture(blur_probability):
   cfg = config(crop_px=112, blur_probability=blur_probability)
   assert (cfg.mean, cfg.std) == (tuple(CHAIN["mean"]), tuple(CHAIN["std"]))
   image = jnp.asarray(FIXTURE["in/img128"], jnp.float32) / 127.5 - 1
-  chain = jax.jit(lambda d, x: _pipeline.apply(cfg, d, x))
+  chain = jax.jit(lambda d, x: augmentation.apply(cfg, d, x))
   got = chain(chain_draw(), image)
-  # The colours' 2e-5, divided by the smallest std.
+  # The colors' 2e-5, divided by the smallest std.
   np.testing.assert_allclose(
     got, FIXTURE["out/img128/chain"], rtol=0, atol=2e-5 / 0.224
   )
@@ -88,7 +96,7 @@ def test_chain_fixture(blur_probability):
 
 
 def test_defaults_are_genreps():
-  cfg = genrep.default_config()
+  cfg = plugins.defaults("views/pixel", "genrep")
   assert cfg["crop_px"] == int(128 * 0.875)
   assert cfg["scale"] == (0.2, 1.0) and cfg["ratio"] == (3 / 4, 4 / 3)
   assert [cfg[name] for name in OPS] == [0.4, 0.4, 0.4, 0.1]
@@ -159,7 +167,7 @@ def test_area_and_ratio_are_uniform_where_every_candidate_fits():
 
 
 @pytest.mark.parametrize("shape", [(10, 100, 3), (100, 10, 3), (10, 10, 3)])
-def test_the_fallback_is_the_largest_centred_box(shape):
+def test_the_fallback_is_the_largest_centered_box(shape):
   # 10 x 10: no candidate of ratio (2, 3) and area 1 fits.
   ratio = (2.0, 3.0) if shape[:2] == (10, 10) else (3 / 4, 4 / 3)
   d = draws(64, shape, scale=(1.0, 1.0), ratio=ratio)
@@ -209,8 +217,8 @@ def test_probabilities_zero_and_one():
   assert not d.flip.any() and not d.grayscale.any()
   assert np.all(d.factors == [1, 1, 1, 0])
   image = images(4, (12, 12, 3))
-  cfg = config(**off, scale=(1.0, 1.0), ratio=(1.0, 1.0), **GRAY)
-  got = jax.jit(jax.vmap(genrep.make(cfg)))(keys(4), image)
+  still = {**off, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), **GRAY}
+  got = jax.jit(jax.vmap(make((12, 12, 3), **still)))(keys(4), image)
   np.testing.assert_allclose(got, image, rtol=0, atol=1e-6)
   d = draws(64, **{name: 1.0 for name in off})
   assert d.flip.all() and d.grayscale.all()
@@ -225,7 +233,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("shape, options", OPTIONS)
 def test_pure_and_the_same_alone_in_a_batch_and_sharded(shape, options):
-  view = genrep.make(config(**options))
+  view = make(shape, **options)
   image, key = images(16, shape), keys(16)
   batched = jax.jit(jax.vmap(view))
   got = np.asarray(batched(key, image))
@@ -255,7 +263,7 @@ def test_pure_and_the_same_alone_in_a_batch_and_sharded(shape, options):
 
 @pytest.mark.parametrize("shape, options", OPTIONS)
 def test_gradients(shape, options):
-  view = genrep.make(config(**options))
+  view = make(shape, **options)
   image, key = 0.9 * images(8, shape), keys(8)
   image = image.at[0].set(0.0).at[1].set(1.0).at[2].set(-1.0)  # flat images
 
@@ -270,8 +278,8 @@ def test_gradients(shape, options):
 
 def test_gradient_equals_finite_differences():
   # Without clipping and hue the chain is affine in the image.
-  cfg = config(hue=0.0, brightness=0.1, contrast=0.1, saturation=0.1)
-  view = genrep.make(cfg)
+  weak = dict.fromkeys(("brightness", "contrast", "saturation"), 0.1)
+  view = make((8, 8, 3), hue=0.0, **weak)
   image = 0.5 * images(1, (8, 8, 3))[0]
   direction = images(1, (8, 8, 3), seed=1)[0]
   key = keys(1)[0]
@@ -286,7 +294,7 @@ def test_gradient_equals_finite_differences():
 
 
 def test_bfloat16_images_are_augmented_in_float32():
-  view = jax.jit(genrep.make(config(**GRAY)))
+  view = jax.jit(make((12, 12, 1), **GRAY))
   image = images(1, (12, 12, 1))[0].astype(jnp.bfloat16)
   got = view(keys(1)[0], image)
   assert got.dtype == jnp.float32
@@ -295,65 +303,69 @@ def test_bfloat16_images_are_augmented_in_float32():
   )
 
 
-def test_none_normalises_and_crops_the_centre():
+def test_none_normalizes_and_crops_the_center():
   image = images(1, (9, 13, 3))[0]
-  view = none.make(config(none, crop_px=6))
+  view = make(image.shape, "none", crop_px=6)
   mean, std = np.float32(CHAIN["mean"]), np.float32(CHAIN["std"])
   # Margins 3 and 7: torchvision starts at round(1.5) = 2 and round(3.5) = 4.
   expected = ((image[2:8, 4:10] + 1) / 2 - mean) / std
   np.testing.assert_allclose(view(None, image), expected, rtol=0, atol=1e-6)
-  whole = none.make(config(none, **GRAY))(None, image)
+  whole = make(image.shape, "none", **GRAY)(None, image)
   np.testing.assert_allclose(whole, image, rtol=0, atol=1e-6)
 
 
 REFUSED = [
-  (genrep, {"crop_px": -1}, "crop_px"),
-  (genrep, {"scale": (0.5, 0.2)}, "scale"),
-  (genrep, {"scale": (0.0, 1.0)}, "scale"),
-  (genrep, {"scale": (0.5, 1.5)}, "scale"),
-  (genrep, {"ratio": (1.0, math.inf)}, "ratio"),
-  (genrep, {"flip_probability": 1.5}, "flip_probability"),
-  (genrep, {"jitter_probability": -0.1}, "jitter_probability"),
-  (genrep, {"grayscale_probability": 2.0}, "grayscale_probability"),
-  (genrep, {"blur_probability": math.nan}, "blur_probability"),
-  (genrep, {"brightness": -0.1}, "brightness"),
-  (genrep, {"contrast": -0.1}, "contrast"),
-  (genrep, {"saturation": -0.1}, "saturation"),
-  (genrep, {"hue": 0.6}, "hue"),
-  (genrep, {"blur_sigma_px": (0.0, 1.0)}, "blur_sigma_px"),
-  (genrep, {"blur_kernel_px": 4}, "blur_kernel_px"),
-  (genrep, {"std": (0.5, 0.0, 0.5)}, "std"),
-  (genrep, {"mean": (0.5, 0.5)}, "mean"),
-  (none, {"std": (-1.0,)}, "std"),
-  (none, {"crop_px": -2}, "crop_px"),
+  ("genrep", {"crop_px": -1}, "crop_px"),
+  ("genrep", {"crop_px": 1}, "crop_px"),
+  ("genrep", {"mean": (math.nan,)}, "mean"),
+  ("genrep", {"mean": ("a",)}, "mean"),
+  ("genrep", {"scale": (math.nan, 1.0)}, "scale"),
+  ("genrep", {"scale": (0.5, 0.2)}, "scale"),
+  ("genrep", {"scale": (0.0, 1.0)}, "scale"),
+  ("genrep", {"scale": (0.5, 1.5)}, "scale"),
+  ("genrep", {"ratio": (1.0, math.inf)}, "ratio"),
+  ("genrep", {"flip_probability": 1.5}, "flip_probability"),
+  ("genrep", {"jitter_probability": -0.1}, "jitter_probability"),
+  ("genrep", {"grayscale_probability": 2.0}, "grayscale_probability"),
+  ("genrep", {"blur_probability": math.nan}, "blur_probability"),
+  ("genrep", {"brightness": -0.1}, "brightness"),
+  ("genrep", {"contrast": -0.1}, "contrast"),
+  ("genrep", {"saturation": -0.1}, "saturation"),
+  ("genrep", {"hue": 0.6}, "hue"),
+  ("genrep", {"blur_sigma_px": (0.0, 1.0)}, "blur_sigma_px"),
+  ("genrep", {"blur_kernel_px": 4}, "blur_kernel_px"),
+  ("genrep", {"std": (0.5, 0.0, 0.5)}, "std"),
+  ("genrep", {"mean": (0.5, 0.5)}, "mean"),
+  ("none", {"std": (-1.0,)}, "std"),
+  ("none", {"crop_px": -2}, "crop_px"),
 ]
 
 
-@pytest.mark.parametrize("module, options, what", REFUSED)
-def test_refused_options(module, options, what):
-  cfg = config(module, **options)
-  for call in (module.make, lambda c: module.check(c, (28, 28, 3))):
-    with pytest.raises(errors.UsageError, match=f"{what}=.*allowed: ") as error:
-      call(cfg)
-    assert "\n" not in str(error.value)
+@pytest.mark.parametrize("name, options, what", REFUSED)
+def test_refused_options(name, options, what):
+  line = rf"^views\.pixel\.{what}: given .*; allowed: "
+  with pytest.raises(errors.UsageError, match=line) as error:
+    make((28, 28, 3), name, **options)
+  assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("module", [genrep, none])
-def test_check_refuses_what_does_not_fit_the_images(module):
-  cfg = config(module, crop_px=32)
-  module.check(cfg, (32, 40, 3))
-  with pytest.raises(errors.UsageError, match="crop_px=32; allowed: .* 28, "):
-    module.check(cfg, (40, 28, 3))
-  with pytest.raises(errors.UsageError, match="mean=.*1 channel"):
-    module.check(config(module), (28, 28, 1))
-  module.check(config(module, **GRAY), (28, 28, 1))
-  module.check(config(module, **GRAY), (28, 28, 3))
+@pytest.mark.parametrize("name", ["genrep", "none"])
+def test_images_that_do_not_fit_are_refused(name):
+  make((32, 40, 3), name, crop_px=32)
+  with pytest.raises(errors.UsageError, match="crop_px: given 32; .* 28, "):
+    make((40, 28, 3), name, crop_px=32)
+  with pytest.raises(errors.UsageError, match="mean: .*1 channel"):
+    make((28, 28, 1), name)
+  make((28, 28, 1), name, **GRAY)
+  made = plugins.make(
+    "views/pixel", {"name": name, "crop_px": 0, **GRAY}, (28, 28, 3), 2
+  )
+  assert (made.mean, made.std) == ((0.5,), (0.5,))
 
 
-def test_check_refuses_a_blur_wider_than_the_view():
-  cfg = config(blur_probability=0.5, blur_kernel_px=21)
-  genrep.check(cfg, (11, 11, 3))
-  with pytest.raises(errors.UsageError, match="blur_kernel_px=21.*below 20"):
-    genrep.check(cfg, (10, 10, 3))
-  cfg.blur_probability = 0.0
-  genrep.check(cfg, (10, 10, 3))
+def test_a_blur_wider_than_the_view_is_refused():
+  options = {"blur_probability": 0.5, "blur_kernel_px": 21}
+  make((11, 11, 3), **options)
+  with pytest.raises(errors.UsageError, match="blur_kernel_px: .*below 20"):
+    make((10, 10, 3), **options)
+  make((10, 10, 3), **options | {"blur_probability": 0.0})

@@ -4,10 +4,10 @@ from genrep_jax.lib import contracts, errors, options, plugins, rng, weights
 
 GAUSSIAN = {
   "sigma": options.number(
-    0.2, "standard deviation of w before truncation", low=0, high=1000
+    0.2, "standard deviation of w before truncation", low=0, high=1e3
   ),
   "truncation": options.number(
-    2.0, "t: |w| <= t * sigma per coordinate; 0: untruncated", low=0, high=1000
+    2.0, "t: |w| <= t * sigma per coordinate; 0: untruncated", low=0, high=1e3
   ),
 }
 
@@ -71,6 +71,8 @@ def make_inner(entry, generator, path: str) -> contracts.LatentView:
   view = plugins.make("views/latent", entry, generator, path=path)
   if isinstance(view, contracts.LearnedView):
     options.refuse(
-      f"{path}.name", entry.name, "a view that does not learn, within another"
+      f"{path}.name",
+      entry["name"],
+      "a view that does not learn, within another",
     )
   return view

@@ -25,12 +25,12 @@ OPTIONS = _shared.GAUSSIAN | {
     0.2,
     "radius of the ball / sqrt(latent_dim), and of the start",
     low=0,
-    high=1000,
+    high=1e3,
   ),
   "num_steps": options.integer(
     1, "k; 0: the Gaussian view, projected", low=0, high=100
   ),
-  "step_size": options.number(0.5, "eta, in radii", low=0, high=1000),
+  "step_size": options.number(0.5, "eta, in radii", low=0, high=1e3),
 }
 
 

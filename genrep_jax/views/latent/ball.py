@@ -17,7 +17,7 @@ OPTIONS = {
     0.2,
     "standard deviation of w per coordinate; GenRep's: 0.1, 0.2, 0.5, 1",
     low=0,
-    high=1000,
+    high=1e3,
   )
 }
 

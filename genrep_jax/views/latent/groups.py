@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from genrep_jax.lib import contracts, options
 from genrep_jax.views.latent import _shared
 
-_SIGMA = options.number(low=0, high=1000)
+_SIGMA = options.number(low=0, high=1e3)
 OPTIONS = {
   "num_groups": options.integer(
     1, "equal parts of z; divides latent_dim. BigBiGAN: 6", low=1, high=4096

@@ -30,10 +30,10 @@ OPTIONS = {  # width, rate and b1 are COP-Gen's
     0.0,
     "bound of |z' - z| / sqrt(latent_dim); 0: none, as COP-Gen",
     low=0,
-    high=1000,
+    high=1e3,
   ),
   "learning_rate": options.number(
-    3e-5, "of Adam, which climbs", above=0, high=1000
+    3e-5, "of Adam, which climbs", above=0, high=1e3
   ),
   "b1": options.number(0.5, "of Adam", low=0, below=1),
   "b2": options.number(0.999, "of Adam", low=0, below=1),

@@ -23,9 +23,9 @@ OPTIONS = {
     default=(),
     help="those that are used; (): all of the file",
   ),
-  "gain": options.number(1.0, "times every coefficient", low=-1000, high=1000),
+  "gain": options.number(1.0, "times every coefficient", low=-1e3, high=1e3),
   "rot3d_gain": options.number(
-    1.0, "times rot3d's, too; GenRep's data sets: 5", low=-1000, high=1000
+    1.0, "times rot3d's, too; GenRep's data sets: 5", low=-1e3, high=1e3
   ),
 }
 

@@ -20,7 +20,7 @@ NORMALIZATION = {
   "std": options.several(
     (0.229, 0.224, 0.225),
     options.number(low=0.001, high=10),
-    "likewise",
+    "likewise; what is shown is (x - mean) / std",
     lengths=(1, 3),
   ),
 }

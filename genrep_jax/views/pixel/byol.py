@@ -5,10 +5,10 @@ view 1 seldom, but is solarized with probability 0.2. Of more views, even ones
 are drawn as view 0 and odd ones as view 1.
 """
 
-from genrep_jax.views.pixel import _pipeline
+from genrep_jax.views.pixel import _family
 
 # For ImageNet's photographs at 224 px.
-OPTIONS = _pipeline.options(
+OPTIONS = _family.options(
   crop_px=224,
   scale=(0.08, 1.0),
   saturation=0.2,
@@ -16,4 +16,4 @@ OPTIONS = _pipeline.options(
   blur_kernel_px=0,
   solarize_probability=(0.0, 0.2),
 )
-make = _pipeline.make
+make = _family.make

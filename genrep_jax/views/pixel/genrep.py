@@ -5,7 +5,7 @@ ColorJitter(.4, .4, .4, .1) with probability 0.8, RandomGrayscale(0.2),
 ImageNet's mean and std.
 """
 
-from genrep_jax.views.pixel import _pipeline
+from genrep_jax.views.pixel import _family
 
-OPTIONS = _pipeline.options()
-make = _pipeline.make
+OPTIONS = _family.options()
+make = _family.make

@@ -16,17 +16,17 @@ import dataclasses
 import ml_collections
 
 from genrep_jax.lib import contracts, options
-from genrep_jax.views.pixel import _pipeline, simclr
+from genrep_jax.views.pixel import _family, simclr
 
 OPTIONS = simclr.OPTIONS | {
-  "scale": _pipeline.scale((0.4, 1.0), "area of a global crop's box"),
+  "scale": _family.scale((0.4, 1.0), "area of a global crop's box"),
   "num_global": options.integer(
     2, "views 0 .. num_global - 1 are global crops", low=1, high=64
   ),
   "local_crop_px": options.integer(
     96, "side of all other views", low=4, high=4096, unit="px"
   ),
-  "local_scale": _pipeline.scale((0.05, 0.4), "area of their boxes"),
+  "local_scale": _family.scale((0.05, 0.4), "area of their boxes"),
 }
 
 
@@ -34,9 +34,9 @@ def make(cfg, image_shape, num_views: int) -> contracts.PixelViews:
   """Makes the views of the global crops, and then those of the local ones.
 
   Raises:
-    UsageError: as `_pipeline.make`, or local crops larger than the global ones.
+    UsageError: as `_family.make`, or local crops larger than the global ones.
   """
-  shown = _pipeline.make(cfg, image_shape, num_views)
+  shown = _family.make(cfg, image_shape, num_views)
   side = cfg.crop_px or min(image_shape[:2])
   if cfg.local_crop_px > side:
     options.refuse(
@@ -46,7 +46,7 @@ def make(cfg, image_shape, num_views: int) -> contracts.PixelViews:
     )
   local = ml_collections.ConfigDict(cfg)
   local.update(crop_px=cfg.local_crop_px, scale=cfg.local_scale)
-  small = _pipeline.make(local, image_shape, num_views).views
+  small = _family.make(local, image_shape, num_views).views
   return dataclasses.replace(
     shown, views=(*shown.views[: cfg.num_global], *small[cfg.num_global :])
   )

@@ -5,10 +5,10 @@ second view, whose window is a tenth of the side. At strength s the colors are
 .8 s, .8 s, .8 s, .2 s; the paper's for CIFAR: s = 0.5, no blur.
 """
 
-from genrep_jax.views.pixel import _pipeline
+from genrep_jax.views.pixel import _family
 
 # For ImageNet's photographs at 224 px.
-OPTIONS = _pipeline.options(
+OPTIONS = _family.options(
   crop_px=224,
   scale=(0.08, 1.0),
   brightness=0.8,
@@ -18,4 +18,4 @@ OPTIONS = _pipeline.options(
   blur_probability=0.5,
   blur_kernel_px=0,
 )
-make = _pipeline.make
+make = _family.make

@@ -11,20 +11,19 @@ import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.lib import errors, weights
-from genrep_jax.views import steering, walks
-from genrep_jax.views.pixel import _ops
+from genrep_jax.lib import errors, plugins, weights
+from genrep_jax.views import edits, pixel_ops, walks
 
 H, W = 12, 16
 NOTHING = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
 JITTER = tuple(NOTHING)
-EVERY = steering.Law(3, operations=steering.OPERATIONS)
-GREY = np.array([0.2989, 0.587, 0.114])
-APPLY = jax.jit(steering.apply)
+EVERY = edits.EditDistribution(3, operations=edits.OPERATIONS)
+GRAY = np.array([0.2989, 0.587, 0.114])
+APPLY = jax.jit(edits.apply)
 
 
 def image(c=3, seed=0):
-  """Pixels of the whole range; some grey, some at its ends."""
+  """Pixels of the whole range; some gray, some at its ends."""
   picture = np.random.default_rng(seed).uniform(-1, 1, (H, W, c)).astype("f")
   picture[0, :4] = picture[0, :4, :1]
   picture[1, :2], picture[1, 2:4] = -1, 1
@@ -39,11 +38,11 @@ def jittered(picture, brightness=1, contrast=1, saturation=1, hue=0):
     return np.minimum(np.maximum(x, 0), 1)
 
   x = clip(brightness * x)
-  mean = np.mean([pixel @ GREY for row in x for pixel in row])
+  mean = np.mean([pixel @ GRAY for row in x for pixel in row])
   x = clip(mean + contrast * (x - mean))
   for i, j in itertools.product(range(H), range(W)):
-    grey = x[i, j] @ GREY
-    pixel = clip(grey + saturation * (x[i, j] - grey))
+    gray = x[i, j] @ GRAY
+    pixel = clip(gray + saturation * (x[i, j] - gray))
     h, s, v = colorsys.rgb_to_hsv(*pixel)
     x[i, j] = colorsys.hsv_to_rgb((h + hue) % 1, s, v)
   return 2 * x - 1
@@ -88,14 +87,14 @@ CASES = {
 def edited(picture, **parameters):
   values = {"color": np.zeros(picture.shape[-1])} | parameters
   values = {k: np.float32(v) for k, v in values.items()}
-  return jax.device_get(APPLY(picture, steering.Edit(**values)))
+  return jax.device_get(APPLY(picture, edits.Edit(**values)))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_edits_against_a_slow_twin(case):
   parameters, picture = CASES[case].copy(), image()
   out, mask = edited(picture, **NOTHING | parameters)  # compiled once
-  # Jitter, then colour, then geometry.
+  # Jitter, then color, then geometry.
   color = parameters.pop("color", 0)
   jitter = {k: parameters.pop(k) for k in JITTER if k in parameters}
   wanted, known = seen(jittered(picture, **jitter) + color, **parameters)
@@ -110,7 +109,7 @@ def test_a_box_inside_is_a_resized_crop():
   picture = image()
   top, left, height, width = 3, 2, 7, 12
   crop = jax.jit(
-    _ops.resized_crop, static_argnums=5, static_argnames="antialias"
+    pixel_ops.resized_crop, static_argnums=5, static_argnames="antialias"
   )(
     np.moveaxis(picture, -1, 0),
     top,
@@ -149,25 +148,25 @@ def test_nothing_is_nothing_and_one_channel_has_brightness():
   wide = picture * 1.5
   np.testing.assert_array_equal(edited(wide)[0], wide)
   assert np.abs(edited(wide, hue=0.1)[0]).max() == pytest.approx(1)
-  grey = image(1)
-  out, _ = edited(grey, brightness=0.7, contrast=1.2)
+  gray = image(1)
+  out, _ = edited(gray, brightness=0.7, contrast=1.2)
   three, _ = edited(
-    np.repeat(grey, 3, -1), **NOTHING | {"brightness": 0.7, "contrast": 1.2}
+    np.repeat(gray, 3, -1), **NOTHING | {"brightness": 0.7, "contrast": 1.2}
   )
   np.testing.assert_allclose(out[..., 0], three[..., 1], atol=1e-4)
   np.testing.assert_allclose(
-    edited(grey, brightness=0.5, contrast=1.0)[0], grey / 2 - 0.5, atol=1e-6
+    edited(gray, brightness=0.5, contrast=1.0)[0], gray / 2 - 0.5, atol=1e-6
   )
 
 
 def test_gradients():
-  """Finite at grey, black and white, and right along a random direction."""
+  """Finite at gray, black and white, and right along a random direction."""
   a = np.float32(np.random.default_rng(1).uniform(-0.7, 0.7, EVERY.dims))
 
   @jax.jit
   @jax.value_and_grad
   def value(picture, a):
-    out, mask = steering.apply(picture, EVERY.edit(a))
+    out, mask = edits.apply(picture, EVERY.edit(a))
     return jnp.sum(jnp.where(mask[..., None], out, 0.0) ** 2)
 
   for ends in (a, np.zeros_like(a), np.ones_like(a)):
@@ -183,7 +182,7 @@ def test_gradients():
   np.testing.assert_allclose((up - down) / 2e-3, along, rtol=0.03)
 
 
-def test_law():
+def test_distribution():
   """What is drawn, and that GenRep's six draw as before there were more."""
   crop = dataclasses.replace(
     EVERY,
@@ -199,12 +198,12 @@ def test_law():
   keys = jax.random.split(jax.random.key(0), 2000)
   a, edit, some, cut = jax.device_get(jax.jit(jax.vmap(draw))(keys))
   first, six = jax.device_get(
-    jax.jit(lambda key: (EVERY.draw(key), steering.Law(3).draw(key)))(
+    jax.jit(lambda key: (EVERY.draw(key), edits.EditDistribution(3).draw(key)))(
       jax.random.key(7)
     )
   )
   np.testing.assert_array_equal(first[:8], six)
-  recorded = ["0x1.0c24dp-3", "-0x1.a579cp-5", "-0x1.6a92cp-4"]  # the colour
+  recorded = ["0x1.0c24dp-3", "-0x1.a579cp-5", "-0x1.6a92cp-4"]  # the color
   assert [*six[5:]] == [float.fromhex(number) for number in recorded]
   assert np.abs(np.corrcoef(a.T) - np.eye(13)).max() < 0.09
   own = a[:, 8:]
@@ -230,59 +229,64 @@ def test_law():
 def test_files(tmp_path):
   """One of before there were more operations, and one with them."""
   path = tmp_path / "walks.safetensors"
-  law = {
+  distribution = {
     "channels": 3,
     "operations": ["zoom"],
     **{"max_rot3d": 60.0, "max_rot2d": 30.0, "max_zoom": 2.0},
     **{"max_shift": 100.0, "max_color": 0.5},
   }
-  own = {"law": law, "generator_sha256": "ab"}
+  own = {"law": distribution, "generator_sha256": "ab"}
   weights.save(path, {"zoom": np.ones((1, 5), "f")}, {"walks": own})
   old = walks.read(path)
-  assert old.law == steering.Law(3, operations=("zoom",), max_zoom=2.0)
-  new = steering.Law(
+  assert old.distribution == edits.EditDistribution(
+    3, operations=("zoom",), max_zoom=2.0
+  )
+  new = edits.EditDistribution(
     3, operations=("zoom", "hue"), max_hue=0.2, zoom_in_only=True
   )
   rows = {"zoom": np.ones((1, 5), "f"), "hue": np.zeros((1, 5), "f")}
   walks.save(path, new, rows, "ab", {})
-  assert walks.read(path).law == new
+  assert walks.read(path).distribution == new
+
+
+def distribution_of(channels, **options):
+  cfg = ml_collections.ConfigDict(options)
+  plugins.fill(cfg, edits.OPTIONS, "program")
+  return edits.make_distribution("program", cfg, channels)
 
 
 @pytest.mark.parametrize(
   ("channels", "options", "words"),
   [
-    (1, {"operations": ("zoom", "hue")}, ["hue of 1-channel", "3 channels"]),
-    (1, {"operations": ("saturation",)}, ["saturation of 1-channel"]),
-    (4, {"operations": ("contrast",)}, ["contrast of 4-channel", "1 or 3"]),
-    (3, {"max_aspect": 1.0}, ["max_aspect", "1 <"]),
+    (1, {"operations": ("zoom", "hue")}, ["hue", "1 channel", "needs 3"]),
+    (1, {"operations": ("saturation",)}, ["saturation", "1 channel"]),
+    (4, {"operations": ("contrast",)}, ["contrast", "4 channel", "1 or 3"]),
+    (3, {"max_aspect": 1.0}, ["max_aspect", "> 1"]),
     (3, {"max_aspect": math.inf}, ["max_aspect", "inf", "finite"]),
     (3, {"max_brightness": 1.0}, ["max_brightness", "< 1"]),
-    (3, {"max_contrast": 0.0}, ["max_contrast", "0 <"]),
+    (3, {"max_contrast": 0.0}, ["max_contrast", "> 0"]),
     (3, {"max_saturation": math.nan}, ["max_saturation", "nan"]),
     (3, {"max_hue": 0.5}, ["max_hue", "< 0.5"]),
   ],
 )
 def test_bad_input_is_one_line(channels, options, words):
-  cfg = ml_collections.ConfigDict({**steering.default_config(), **options})
   with pytest.raises(errors.UsageError) as caught:
-    steering.make_law("steering", cfg, channels)
+    distribution_of(channels, **options)
   line = str(caught.value)
-  assert "\n" not in line and "steering." in line
+  assert "\n" not in line and "program." in line
   for word in words:
     assert word in line, line
 
 
-def test_options_become_the_law():
+def test_options_become_the_distribution():
   options = {
     **{"operations": ("hue", "aspect", "zoom"), "zoom_in_only": True},
     **{"max_zoom": 2.0, "max_aspect": 1.5, "max_brightness": 0.8},
     **{"max_contrast": 0.7, "max_saturation": 0.6, "max_hue": 0.2},
   }
-  cfg = ml_collections.ConfigDict({**steering.default_config(), **options})
-  law = steering.make_law("steering", cfg, 3)
+  made = distribution_of(3, **options)
   options["operations"] = ("zoom", "aspect", "hue")
-  assert law == steering.Law(3, **options)
-  defaults = ml_collections.ConfigDict(steering.default_config())
-  assert steering.make_law("steering", defaults, 1) == steering.Law(1)
-  assert steering.Law(1).operations == steering.GENREP
-  assert not steering.Law(1).zoom_in_only
+  assert made == edits.EditDistribution(3, **options)
+  assert distribution_of(1) == edits.EditDistribution(1)
+  assert edits.EditDistribution(1).operations == edits.GENREP
+  assert not edits.EditDistribution(1).zoom_in_only

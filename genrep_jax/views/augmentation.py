@@ -1,32 +1,27 @@
-"""What the views of the SimCLR family share: they differ in their options.
+"""The augmentation of the SimCLR family: random numbers and what they do.
 
 Random resized crop, horizontal flip, color jitter in random order, grayscale,
 Gaussian blur, solarize, normalize (Chen et al. 2020, appendix A; the order and
 solarize of Grill et al. 2020, appendix B). Each image's numbers are drawn by
-torchvision's laws from one key, and then applied by `apply`, a deterministic
+torchvision's rules from one key, and then applied by `apply`, a deterministic
 function. Pixels are interpolated linearly (the papers' TensorFlow code: cubic).
 
 Gray-scale images (c = 1): saturation, hue and grayscale are identities there
 (as in torchvision), so jitter is brightness and contrast.
 """
 
-import dataclasses
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
-from genrep_jax.lib import contracts, options as options_lib
 from genrep_jax.views import pixel_ops
-from genrep_jax.views.pixel import _shared
 
 _CROP_TRIES = 10  # torchvision's RandomResizedCrop
 # The one draw of all other numbers is as long as without solarize, and so the
 # same bits; solarize has a key of its own.
 _SOLARIZE_STREAM = 0x536F6C
-_PER_VIEW = ("blur_probability", "solarize_probability")
 
 
 class Draw(NamedTuple):
@@ -57,119 +52,11 @@ class Draw(NamedTuple):
   solarize: jax.Array
 
 
-def scale(default, help) -> options_lib.Option:
-  """Declares the area of a box."""
-  help += ", as a share of the image's"
-  return options_lib.interval(default, help, above=0, high=1)
-
-
-def _probability(default, help=""):
-  return options_lib.number(default, help, low=0, high=1)
-
-
-def _per_view(help):
-  help += "; or of view 0, of view 1, and so on in turn"
-  one = _probability(0.0, help)
-  return options_lib.either(one, options_lib.several((), one, least=1))
-
-
-def _strength(help):
-  return options_lib.number(0.4, help, low=0, high=10)
-
-
-_OPTIONS = {
-  "crop_px": _shared.CROP_PX,
-  "scale": scale((0.2, 1.0), "area of the box"),
-  "ratio": options_lib.interval(
-    (3 / 4, 4 / 3), "width / height of the box", low=0.01, high=100
-  ),
-  "antialias": options_lib.flag(
-    True, "widen the filter when shrinking, as Pillow does"
-  ),
-  "flip_probability": _probability(0.5),
-  "jitter_probability": _probability(0.8),
-  "brightness": _strength("s: factor uniform in [max(0, 1-s), 1+s]"),
-  "contrast": _strength("likewise"),
-  "saturation": _strength("likewise"),
-  "hue": options_lib.number(
-    0.1, "turn uniform in [-hue, hue]", low=0, high=0.5, unit="circles"
-  ),
-  "grayscale_probability": _probability(0.2),
-  "blur_probability": _per_view("of a blur"),
-  "blur_sigma_px": options_lib.interval(
-    (0.1, 2.0), "standard deviation", low=0.01, high=1000, unit="px"
-  ),
-  "blur_kernel_px": options_lib.integer(
-    11,
-    "window; 0: a tenth of the view's side, at least 3",
-    low=0,
-    high=1023,
-    only=("odd or 0", lambda px: px % 2 == 1 or px == 0),
-    unit="px",
-  ),
-  "solarize_probability": _per_view("of inverting bright pixels"),
-  "solarize_threshold": options_lib.number(
-    0.5, "of pixels in [0, 1]; these and above: 1 - x", low=0, high=1
-  ),
-  **_shared.NORMALIZATION,
-}
-
-
-def options(**changes) -> dict:
-  """Declares a view's options: GenRep's for 128 px images, defaults changed."""
-  return {
-    name: dataclasses.replace(option, default=changes.get(name, option.default))
-    for name, option in _OPTIONS.items()
-  }
-
-
-def make(cfg, image_shape, num_views: int) -> contracts.PixelViews:
-  """Makes the views; those that do not differ are the same function.
-
-  Args:
-    cfg: options as in `options`, and perhaps others.
-    image_shape: (h, w, c) of the images before T_x.
-    num_views: v.
-
-  Raises:
-    UsageError: images that are too small, or of other channels.
-  """
-  side = _shared.side(cfg, image_shape)
-  rates = [
-    tuple(_in_turn(cfg[key], number) for key in _PER_VIEW)
-    for number in range(num_views)
-  ]
-  blurred = any(blur > 0 for blur, _ in rates)
-  if blurred and blur_kernel_px(cfg, side) // 2 >= side:
-    options_lib.refuse(
-      "views.pixel.blur_kernel_px", cfg.blur_kernel_px, f"below {2 * side}"
-    )
-  views = {rate: _view(cfg, rate) for rate in rates}
-  views = tuple(views[rate] for rate in rates)
-  return contracts.PixelViews(views, tuple(cfg.mean), tuple(cfg.std))
-
-
-def _in_turn(values, number):
-  values = values if isinstance(values, (tuple, list)) else (values,)
-  return values[number % len(values)]
-
-
-def _view(cfg, rates):
-  cfg = ml_collections.ConfigDict(cfg)
-  with cfg.ignore_type():
-    cfg.update(dict(zip(_PER_VIEW, rates, strict=True)))
-
-  def view(key, image):
-    return apply(cfg, draw(cfg, key, image.shape), image)
-
-  return view
-
-
 def draw(cfg, key, image_shape) -> Draw:
-  """Draws the numbers of one view by torchvision's laws.
+  """Draws the numbers of one view by torchvision's rules.
 
   Args:
-    cfg: options as in `options`.
+    cfg: a view's options, its probabilities as numbers (pixel/_family.py).
     key: a PRNG key.
     image_shape: (h, w, c).
 
@@ -248,7 +135,7 @@ def apply(cfg, draw: Draw, image):
   the program.
 
   Args:
-    cfg: options as in `options`.
+    cfg: a view's options, its probabilities as numbers (pixel/_family.py).
     draw: what to apply.
     image: [h w c] in [-1, 1], c = 1 or 3.
 

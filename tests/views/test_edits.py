@@ -1,4 +1,4 @@
-"""Pixel edits, their masks and laws; walks files; the steered view."""
+"""Pixel edits, their masks and distributions; walks files and their view."""
 
 import dataclasses
 import math
@@ -9,14 +9,13 @@ import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.lib import contracts, errors, weights
-from genrep_jax.views import steering, walks
-from genrep_jax.views.latent import steered
+from genrep_jax.lib import contracts, errors, plugins, weights
+from genrep_jax.views import edits, walks
 
 H, W = 16, 20
 PX = 256 / H  # of a 256 px frame, to one pixel
-APPLY = jax.jit(steering.apply)
-Edit = steering.Edit
+APPLY = jax.jit(edits.apply)
+Edit = edits.Edit
 
 
 def image(h=H, w=W, c=3, seed=0):
@@ -111,8 +110,8 @@ def test_no_edit_is_the_identity():
   out, mask = edited(picture, color=0.0)
   np.testing.assert_array_equal(out, picture)
   assert mask.all()
-  law = steering.Law(3)
-  edit = law.edit(jnp.zeros(law.dims))
+  distribution = edits.EditDistribution(3)
+  edit = distribution.edit(jnp.zeros(distribution.dims))
   np.testing.assert_allclose(edit.zoom, 1)
   out, mask = APPLY(picture, edit)
   np.testing.assert_array_equal(out, picture)
@@ -120,9 +119,9 @@ def test_no_edit_is_the_identity():
 
 
 def test_what_the_edits_look_like():
-  """Signs and sizes, by eye: a dot right of the centre and its way."""
+  """Signs and sizes, by eye: a dot right of the center and its way."""
   picture = np.zeros((17, 17, 1), np.float32)
-  picture[8, 12] = 1  # 4 right of the centre
+  picture[8, 12] = 1  # 4 right of the center
 
   def peak(**parameters):
     out, mask = edited(picture, **parameters)
@@ -191,15 +190,15 @@ def test_resolution_scales():
   assert abs(small_mask.mean() - large_mask.mean()) < 0.06
 
 
-def test_law():
-  law = steering.Law(3)
-  assert law.dims == 8
-  some = dataclasses.replace(law, operations=("zoom", "color"))
+def test_distribution():
+  distribution = edits.EditDistribution(3)
+  assert distribution.dims == 8
+  some = dataclasses.replace(distribution, operations=("zoom", "color"))
   keys = jax.random.split(jax.random.key(0), 4000)
 
   def draw(key):
-    a = law.draw(key)
-    return a, law.edit(a), some.draw(key)
+    a = distribution.draw(key)
+    return a, distribution.edit(a), some.draw(key)
 
   a, edit, a_of_some = jax.device_get(jax.jit(jax.vmap(draw))(keys))
   grids = {
@@ -238,40 +237,42 @@ def test_law():
   }
 
 
-# The steered view.
-GENERATOR = contracts.Generator(
-  (8, 8), 1, 5, 0, None, None, lambda variables, z, y: None
-)
+# The view.
 SHA = "ab" * 32
+GENERATOR = contracts.Generator(
+  (8, 8), 1, 5, 0, None, None, lambda variables, z, y: None, sha256=SHA
+)
 
 
-def config(**options):
-  return ml_collections.ConfigDict({**steered.default_config(), **options})
+def make(generator=GENERATOR, **options):
+  return plugins.make("views/latent", {"name": "walks", **options}, generator)
 
 
 @pytest.fixture
 def file(tmp_path):
   """Walks whose directions are the axes of a 5-dimensional latent space."""
-  law = steering.Law(1, operations=("rot3d", "zoom", "color"))
+  distribution = edits.EditDistribution(
+    1, operations=("rot3d", "zoom", "color")
+  )
   directions = {
     name: np.eye(5, dtype=np.float32)[i : i + 1]
-    for i, name in enumerate(law.operations)
+    for i, name in enumerate(distribution.operations)
   }
   path = tmp_path / "walks.safetensors"
-  digest = walks.save(path, law, directions, SHA, {"seed": 3})
+  digest = walks.save(path, distribution, directions, SHA, {"seed": 3})
   assert digest == weights.sha256(path)
   return path
 
 
-def moved_by(*cfgs, count=300):
+def moved_by(file, *changes, count=300):
   """What each view adds to the same latents, and the coefficients drawn."""
-  made = [steered.make(cfg, GENERATOR) for cfg in cfgs]
-  law = walks.read(cfgs[0].file).law
+  made = [make(file=str(file), **options) for options in changes]
+  distribution = walks.read(file).distribution
 
   @jax.jit
   @jax.vmap
   def run(key, z):
-    return [view(key, z, 0) - z for view in made], law.draw(key)
+    return [view(key, z, 0) - z for view in made], distribution.draw(key)
 
   z = jax.random.normal(jax.random.key(1), (count, 5))
   keys = jax.random.split(jax.random.key(2), count)
@@ -280,17 +281,20 @@ def moved_by(*cfgs, count=300):
 
 def test_a_file_comes_back(file):
   made = walks.read(file)
-  assert made.law == steering.Law(1, operations=("rot3d", "zoom", "color"))
+  assert made.distribution == edits.EditDistribution(
+    1, operations=("rot3d", "zoom", "color")
+  )
   assert made.generator_sha256 == SHA
   np.testing.assert_array_equal(made.directions["zoom"], [[0, 1, 0, 0, 0]])
   assert weights.read_metadata(file)["seed"] == 3
 
 
-def test_steered_view_adds_the_walks_by_their_law(file):
+def test_the_view_adds_the_walks_by_their_distribution(file):
   (moved, far, some), a = moved_by(
-    config(file=str(file)),
-    config(file=str(file), rot3d_gain=5.0, gain=2.0),
-    config(file=str(file), operations=("color", "zoom")),
+    file,
+    {},
+    {"rot3d_gain": 5.0, "gain": 2.0},
+    {"operations": ("color", "zoom")},
   )
   np.testing.assert_allclose(moved[:, :3], a, atol=1e-6)
   assert not moved[:, 3:].any() and np.abs(moved[:, :3]).std(0).min() > 0
@@ -301,61 +305,66 @@ def test_steered_view_adds_the_walks_by_their_law(file):
 
 
 def test_bad_input_of_the_view_is_one_line(file, tmp_path):
-  def refuse(cfg, *words, make=steered.make, given=GENERATOR):
+  def refuse(options, *words, generator=GENERATOR):
     with pytest.raises(errors.UsageError) as caught:
-      make(cfg, given)
+      make(generator, **options)
     line = str(caught.value)
-    assert "\n" not in line
-    for word in ("views.latent", *words):
+    assert "\n" not in line and line.startswith("views.latent.")
+    for word in words:
       assert word in line, line
 
-  refuse(config(), "views.latent.file", "job=steer")
-  refuse(config(file="/no/walks.safetensors"), "/no/walks.safetensors")
-  good = config(file=str(file))
-  refuse(config(file=str(file), operations=("rot2d",)), "rot2d", "rot3d, zoom")
-  refuse(config(file=str(file), gain=math.inf), "gain=inf")
+  refuse({}, "views.latent.file", "configs/walks")
+  refuse({"file": "/no/walks.safetensors"}, "/no/walks.safetensors")
+  good = {"file": str(file)}
+  refuse({**good, "operations": ("rot2d",)}, "rot2d", "rot3d, zoom")
+  refuse({**good, "operations": ("zoom", "zoom")}, "each once")
+  refuse({**good, "gain": math.inf}, "gain: given inf")
   other = dataclasses.replace(GENERATOR, latent_dim=7)
-  refuse(good, "5 numbers", "7", given=other)
+  refuse(good, "7 numbers", "have 5", generator=other)
   asset = "asset:fashion_mnist_unconditional.safetensors"
-  refuse(config(file=asset), "no walks", "job=steer")
+  refuse({"file": asset}, "no walks", "configs/walks")
   text = tmp_path / "text.safetensors"
   text.write_text("no safetensors")
-  refuse(config(file=str(text)), "text.safetensors")
+  refuse({"file": str(text)}, "text.safetensors")
   made = walks.read(file)
   bad = tmp_path / "nan.safetensors"
   directions = made.directions | {"zoom": np.full((1, 5), np.nan, "f")}
-  walks.save(bad, made.law, directions, SHA, {})
-  refuse(config(file=str(bad)), "NaN", "zoom")
+  walks.save(bad, made.distribution, directions, SHA, {})
+  refuse({"file": str(bad)}, "NaN", "zoom")
   del directions["zoom"]
-  walks.save(bad, made.law, directions, SHA, {})
-  refuse(config(file=str(bad)), "wanted", "'zoom': (1,)")
+  walks.save(bad, made.distribution, directions, SHA, {})
+  refuse({"file": str(bad)}, "wanted", "'zoom': (1,)")
   # Another generator's: another sha256, or random weights, which have none.
-  check = steered.check_weights
-  refuse(good, SHA, weights.sha256(asset), make=check, given=asset)
-  refuse(good, SHA, "random", make=check, given="")
-  same = walks.save(
-    bad, made.law, made.directions, weights.sha256(asset), {"seed": 4}
-  )
-  assert same and check(config(file=str(bad)), asset) is None
+  other = dataclasses.replace(GENERATOR, sha256="cd" * 32)
+  refuse(good, SHA, "cd" * 32, generator=other)
+  random = dataclasses.replace(GENERATOR, sha256="")
+  refuse(good, SHA, "random", generator=random)
+  # The same of a view within another.
+  view = {"name": "mixture", "views": {"walks": good}}
+  refuse(view, SHA, "random", generator=random)
+  assert make(**view)
+  walks.save(bad, made.distribution, made.directions, other.sha256, {"seed": 4})
+  assert make(other, file=str(bad))
 
 
 @pytest.mark.parametrize(
   ("options", "words"),
   [
     ({"operations": ()}, ["operations", "()", "rot3d, rot2d"]),
+    ({"operations": "zoom"}, ["operations", "'zoom'", "a tuple"]),
     ({"operations": ("shear",)}, ["shear", "rot3d, rot2d"]),
     ({"operations": ("zoom", "zoom")}, ["('zoom', 'zoom')", "once"]),
     ({"max_rot3d": 90.0}, ["max_rot3d", "90.0", "< 90"]),
-    ({"max_zoom": 1.0}, ["max_zoom", "1.0", "1 <"]),
+    ({"max_zoom": 1.0}, ["max_zoom", "1.0", "> 1"]),
     ({"max_shift": -3.0}, ["max_shift", "-3.0", "< 256"]),
     ({"max_color": math.nan}, ["max_color", "nan"]),
   ],
 )
-def test_bad_input_of_the_law_is_one_line(options, words):
-  cfg = ml_collections.ConfigDict({**steering.default_config(), **options})
+def test_bad_input_of_the_distribution_is_one_line(options, words):
+  cfg = ml_collections.ConfigDict(options)
   with pytest.raises(errors.UsageError) as caught:
-    steering.make_law("steering", cfg, 1)
+    plugins.fill(cfg, edits.OPTIONS, "program")
   line = str(caught.value)
-  assert "\n" not in line and "steering." in line
+  assert "\n" not in line and "program." in line
   for word in words:
     assert word in line, line
