@@ -1,15 +1,16 @@
 """The studies that docs/studies shows are what their committed runs say."""
 
 import json
+import pathlib
 import re
 
 import pytest
 
 from genrep_jax.lib import configs, study
 from genrep_jax.tools import study as tool
-from tests import support
 
-FOLDERS = sorted((support.ROOT / "docs" / "studies").iterdir())
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FOLDERS = sorted((ROOT / "docs" / "studies").iterdir())
 
 
 def by_name(folders):
@@ -27,7 +28,7 @@ def drawn_by_and_texts(plot):
 def test_tables_and_plots_are_those_of_the_runs(folder, tmp_path, capsys):
   """To the byte, where matplotlib is the version that drew the shown ones."""
   config = f"configs/studies/{folder.name}.py"
-  words = ["--config", str(support.ROOT / config)]
+  words = ["--config", str(ROOT / config)]
   words += ["--runs", str(folder / "runs.jsonl"), "--out", str(tmp_path)]
   tool.main(words)
   assert "| raw pixels |" in capsys.readouterr().out
@@ -48,10 +49,8 @@ def test_tables_and_plots_are_those_of_the_runs(folder, tmp_path, capsys):
 def test_every_row_has_a_run_of_every_seed_at_the_same_updates(
   folder, monkeypatch
 ):
-  monkeypatch.chdir(support.ROOT)
-  config = configs.load(
-    str(support.ROOT / "configs" / "studies" / f"{folder.name}.py")
-  )
+  monkeypatch.chdir(ROOT)
+  config = configs.load(str(ROOT / "configs" / "studies" / f"{folder.name}.py"))
   lines = [
     json.loads(line)
     for line in (folder / "runs.jsonl").read_text().splitlines()
@@ -69,7 +68,7 @@ def test_every_row_has_a_run_of_every_seed_at_the_same_updates(
 
 @by_name(FOLDERS)
 def test_the_documents_show_it(folder):
-  text = (support.ROOT / "docs" / "reproduce.md").read_text()
+  text = (ROOT / "docs" / "reproduce.md").read_text()
   assert f"configs/studies/{folder.name}.py" in text
   assert f"(studies/{folder.name}/knn.svg)" in text
   assert f"(studies/{folder.name}/runs.jsonl)" in text
