@@ -17,11 +17,7 @@ def get_config():
   c.global_batch = 256
   c.total_steps = 1200
   c.cpu_devices = 2  # two cores: a step takes 134 ms instead of 209
-  c.generator.name = "small"
-  c.generator.weights = "asset:fashion_mnist_unconditional.safetensors"
-  c.generator.sha256 = (
-    "0b8ca9a6662b147ecdf2e5de6d86694173f242a28ba0c2f76e8934d5cc814909"
-  )
+  c.generator.update(common.EMBEDDED)
   c.views.latent.name = "gaussian"
   c.views.latent.sigma = 0.7
   c.views.pixel.name = "genrep"

@@ -12,19 +12,20 @@ Its order is a contract; do not change it without a reason as good as these:
 """
 
 import contextlib
+import numbers
 import pathlib
 import signal
 
 import jax
+import jax.numpy as jnp
 
-from genrep_jax import data, state as state_lib, step as step_lib
-from genrep_jax.evaluations import features
 from genrep_jax.lib import (
   checkpoint,
-  contracts,
+  configs,
   errors,
-  mesh as mesh_lib,
+  execution,
   metrics,
+  options,
   pictures,
   plugins,
   writers,
@@ -43,101 +44,74 @@ MAY_DIFFER = (
   "checkpoint",
   "writers",
   "report",
+  "study",
   "distributed",
   "evaluations",
 )
 
 
-def make_evaluations(cfg, program: contracts.Program, mesh, encode=None):
-  """Makes every evaluation of the config.
+def evaluate(run, evaluations, variables, *, step=None, last=True) -> dict:
+  """Runs the evaluations that are due.
 
   Args:
-    cfg: the resolved config.
-    program: its encoder is evaluated.
-    mesh: the devices.
-    encode: evaluated instead of the program's encoder (for the floors).
-
-  Returns:
-    List of (name, every_steps, run).
-  """
-  made = []
-  for name, entry in cfg.evaluations.items():
-    module = plugins.resolve("evaluations", entry.name)
-    every = entry.every_steps
-    entry = entry.copy_and_resolve_references()
-    if not entry.data.name:
-      with entry.unlocked():
-        entry.data = cfg.data
-    _check_channels(name, entry, program)
-    run = module.make(entry, encode or program.encode, mesh)
-    made.append((name, cfg.evaluate_every_steps if every < 0 else every, run))
-  return made
-
-
-def _check_channels(name, entry, program):
-  if program.image_shape is None:
-    return
-  dataset = data.load(entry.data)
-  given, wanted = dataset.test.images.shape[-1], program.image_shape[-1]
-  if given != wanted:
-    raise errors.UsageError(
-      f"evaluations.{name}: images of {dataset.name} have {given} channel(s), "
-      f"those the encoder is trained on {wanted}"
-    )
-
-
-def evaluate(evaluations, variables, *, step=None, last=True):
-  """Runs the evaluations that are due; returns {metric: value}.
-
-  Args:
-    evaluations: from `make_evaluations`.
-    variables: what their `encode` wants.
+    run: the Run.
+    evaluations: as `run.evaluations` lists them.
+    variables: what their model wants.
     step: steps done; None runs everything.
     last: the run is over, everything is due.
+
+  Returns:
+    {"<entry>/<metric>": value}.
+
+  Raises:
+    PluginError: an evaluation failed, or a metric is no number or comes twice.
   """
   results = {}
-  for _, every, run in evaluations:
-    if last or step is None or (every and step % every == 0):
-      results.update(run(variables))
+  for name, every, one in evaluations:
+    if not (last or step is None or (every and step % every == 0)):
+      continue
+    plugin = run.config.evaluations[name].name
+    label = plugins.label_of("evaluations", plugin)
+    with plugins.guard(label, "run"):
+      pairs = list(one.run(variables))
+    for metric, value in pairs:
+      scalar = isinstance(value, numbers.Real) or jnp.shape(value) == ()
+      if isinstance(value, str) or not scalar or f"{name}/{metric}" in results:
+        raise errors.PluginError(
+          f"plug-in {label}: metric {metric!r} is {value!r}; allowed: one "
+          "number for each name"
+        )
+      results[f"{name}/{metric}"] = float(value)
   return results
 
 
-def floors(cfg, program, mesh, evaluations) -> dict[str, dict[str, float]]:
-  """Evaluates what a trained encoder must beat, with the same code.
-
-  Returns:
-    {"raw pixels": metrics, "random initialisation": metrics}.
-  """
-  raw = make_evaluations(cfg, program, mesh, encode=features.raw_pixels)
-  untrained = program.encoder_variables(state_lib.initial(program, mesh))
-  return {
-    "raw pixels": evaluate(raw, {}),
-    "random initialisation": evaluate(evaluations, untrained),
-  }
-
-
-def restore(cfg, workdir, program, mesh, side):
+def restore(run, workdir, metadata):
   """Opens a run's checkpoints and restores the newest sound one.
 
   Args:
-    cfg: the resolved config.
+    run: the Run; its devices may be others than the checkpoint's.
     workdir: folder of the run.
-    program: what the loop runs.
-    mesh: the devices; any number of them.
-    side: what this run would write beside its checkpoints.
+    metadata: what this run would write beside its checkpoints.
 
   Returns:
-    (Checkpoints, state or None).
+    (Checkpoints, state or None, what was measured since the last line of the
+    log).
 
   Raises:
     UsageError: the folder holds another experiment, or only damaged states.
   """
   folder = pathlib.Path(workdir).resolve() / "checkpoints"
-  store = checkpoint.Checkpoints(folder, keep=cfg.checkpoint.keep, side=side)
-  earlier = store.latest_side()
+  keep = run.config.checkpoint.keep
+  store = checkpoint.Checkpoints(folder, keep=keep, metadata=metadata)
+  earlier = store.latest_metadata()
   if earlier is not None:
     keys = checkpoint.differing_keys(
-      earlier["config"], side["config"], may_differ=MAY_DIFFER
+      earlier["config"],
+      metadata["config"],
+      may_differ=MAY_DIFFER,
+      defaults={
+        leaf.key: leaf.option.default for leaf in configs.leaves(run.config)
+      },
     )
     if keys:
       store.close()
@@ -145,9 +119,12 @@ def restore(cfg, workdir, program, mesh, side):
         f"workdir: {str(workdir)!r} holds another experiment's checkpoint; "
         f"differing keys: {', '.join(keys)}"
       )
-  abstract_state, _ = state_lib.abstract(program, mesh)
+  abstract_state, _ = execution.abstract(run.program)
   restored = store.restore_newest_sound(abstract_state)
-  return store, None if restored is None else restored[0]
+  if restored is None:
+    return store, None, {}
+  state, _, earlier = restored
+  return store, state, earlier.get("measured", {})
 
 
 class StopSignal:
@@ -182,48 +159,58 @@ class StopSignal:
     return multihost_utils.reached_preemption_sync_point(step)
 
 
-def train(cfg, workdir, program, mesh, evaluations, side, clock) -> dict:
+def train(run, workdir, metadata, clock) -> dict:
   """Runs the program to its last step, from wherever the workdir stands.
 
   Args:
-    cfg: the resolved config.
+    run: the Run.
     workdir: folder of the run.
-    program: step.build(cfg, mesh), or a game's.
-    mesh: the devices.
-    evaluations: from `make_evaluations`; [] for a game.
-    side: what a checkpoint is stored with: config, seed, sha256, versions.
+    metadata: what a checkpoint is stored with: config, seed, versions, ...
     clock: lib.clock.Clock, which times phases and prints progress.
 
   Returns:
-    {"state": the final state, "step": int, "results": the last evaluation}.
+    {"state": the final state, "frozen": its other argument, "step": int,
+    "results": the last evaluation}.
 
   Raises:
-    UsageError: workdir of another experiment.
+    UsageError: workdir of another experiment, or a plug-in that breaks its
+      contract.
     Diverged: a loss or gradient was not finite; names the step.
     Preempted: stopped by a signal, state saved.
   """
-  total = program.total_steps
-  per_call = cfg.steps_per_call
+  config, program, mesh = run.config, run.program, run.mesh
+  evaluations = run.evaluations
+  total, per_call = program.total_steps, config.steps_per_call
   # 1. Restore before anything is drawn.
   with clock.pause("restore"):
-    store, state = restore(cfg, workdir, program, mesh, side)
+    store, state, pending = restore(run, workdir, metadata)
     if state is None:
-      state = state_lib.initial(program, mesh)
-    frozen = state_lib.put_frozen(program, mesh)
+      state = execution.initial(program)
+    frozen = execution.put_frozen(program)
     step = int(state.step)
+  if (total - step) % per_call:
+    store.close()
+    options.refuse(
+      "steps_per_call", per_call, f"a divisor of the {total - step} steps left"
+    )
+  if step < total:
+    with clock.pause("check"):
+      program.check(state, frozen)
+  pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
   writer = writers.make_writer(
     workdir,
     resume_step=step or None,
-    tensorboard=cfg.writers.tensorboard,
-    wandb=_wandb_options(cfg) if cfg.writers.wandb else None,
+    tensorboard=config.writers.tensorboard,
+    wandb=_wandb_options(config) if config.writers.wandb else None,
   )
   # 2. Compile ahead of time.
   with clock.pause("compile"):
-    train_step = step_lib.jit(program, mesh, per_call)
-    train_step = train_step.lower(state, frozen).compile()
+    lowered = execution.jit(program, per_call).lower(state, frozen)
+    train_step = lowered.compile()
   if step == 0:
-    save_previews(writer, workdir, program, mesh, state, frozen)
-  results, measured = {}, None
+    save_previews(writer, workdir, program, state, frozen)
+  _, like = lowered.out_info
+  results, measured = {}, metrics.unpack(pending, like, program.shardings)
 
   def due(every):
     return bool(every) and step // every > (step - per_call) // every
@@ -236,8 +223,9 @@ def train(cfg, workdir, program, mesh, evaluations, side, clock) -> dict:
   def evaluate_now():
     with clock.pause("evaluate"), jax.transfer_guard("allow"):
       return evaluate(
+        run,
         evaluations,
-        program.encoder_variables(state),
+        program.variables(state),
         step=step,
         last=step >= total,
       )
@@ -279,29 +267,32 @@ def train(cfg, workdir, program, mesh, evaluations, side, clock) -> dict:
         )
         last = step >= total
         # 4. Log.
-        if last or due(cfg.log_every_steps):
+        if last or due(config.log_every_steps):
           scalars, measured = fetch(), None
           rate = clock.measure(step)
           writer.write_scalars(step, _with_rate(scalars, rate))
           say(clock.line(step, _headline(scalars), rate))
         # 5. Save.
-        if last or due(cfg.checkpoint.every_steps):
+        if last or due(config.checkpoint.every_steps):
           if measured is not None:
             fetch()
           with clock.pause("checkpoint"):
-            store.save(step, state)
+            store.save(step, state, measured=metrics.pack(measured))
         # 6. Evaluate.
         if evaluation_due():
           results = evaluate_now()
           log_evaluation()
         # 7. Preempt.
-        if not last and (stop.requested(step) or step == cfg.stop_at_step):
-          store.save(step, state)
+        if not last and (stop.requested(step) or step == config.stop_at_step):
+          store.save(step, state, measured=metrics.pack(measured))
           store.wait()
           raise errors.Preempted(
             f"state of step {step} is saved in {workdir}; run the same "
             "command again to go on"
           )
+    if program.preview_at_end:
+      with jax.transfer_guard("allow"):
+        save_previews(writer, workdir, program, state, frozen)
     store.wait()
   finally:
     store.close()
@@ -316,20 +307,20 @@ def say(text: str) -> None:
 
 
 def _headline(scalars):
-  return {k: v for k, v in scalars.items() if k in ("loss", "d_loss", "g_loss")}
+  return {k: v for k, v in scalars.items() if k.endswith("loss")}
 
 
 def _with_rate(scalars, rate):
   return scalars if rate is None else {**scalars, "views_per_second": rate}
 
 
-def _wandb_options(cfg):
-  return {"project": cfg.writers.wandb_project, "name": cfg.title}
+def _wandb_options(config):
+  return {"project": config.writers.wandb_project, "name": config.title}
 
 
-def save_previews(writer, workdir, program, mesh, state, frozen) -> None:
+def save_previews(writer, workdir, program, state, frozen) -> None:
   """Writes the program's pictures as PNGs and to the metric writer."""
-  draw = jax.jit(program.preview, out_shardings=mesh_lib.replicated(mesh))
+  draw = jax.jit(program.preview, out_shardings=program.shardings)
   for name, images in jax.device_get(draw(state, frozen)).items():
     picture = pictures.grid(images, scale=max(1, 64 // images.shape[2]))
     writer.write_images(int(state.step), {name: picture[None]})

@@ -24,11 +24,11 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from genrep_jax.lib import _side as side_file, digest, errors, trees
-from genrep_jax.lib._side import differing_keys as differing_keys
+from genrep_jax.lib import _metadata as metadata_lib, digest, errors, trees
+from genrep_jax.lib._metadata import differing_keys as differing_keys
 
 _STATE = "state"
-_SIDE = "side"
+_METADATA = "side"  # the item's name on disk
 
 
 # Whatever goes wrong in Orbax is raised here, too, and told in one line; its
@@ -90,7 +90,7 @@ class Checkpoints:
     directory: str | os.PathLike,
     *,
     keep: int,
-    side: Mapping[str, Any],
+    metadata: Mapping[str, Any],
   ):
     """Names the directory.
 
@@ -98,7 +98,7 @@ class Checkpoints:
       directory: where the step directories lie, on storage that all processes
         see.
       keep: number of checkpoints to keep, >= 1.
-      side: what to remember beside the arrays; plain values that JSON can hold
+      metadata: what to remember beside the arrays; plain values that JSON can hold
         ("config", "seed", "generator", "versions", ...).
 
     Raises:
@@ -108,7 +108,7 @@ class Checkpoints:
       raise errors.UsageError(f"checkpoint: keep = {keep}, allowed: >= 1")
     self._directory = pathlib.Path(directory).absolute()
     self._keep = keep
-    self._side = side_file.plain(dict(side))
+    self._metadata = metadata_lib.plain(dict(metadata))
     self._manager_or_none = None
     self._failed = False
 
@@ -142,7 +142,9 @@ class Checkpoints:
         f"({_one_line(error)}); newest finished checkpoint: {newest}"
       ) from error
 
-  def save(self, step: int, state, *, force: bool = False) -> bool:
+  def save(
+    self, step: int, state, *, force: bool = False, measured=None
+  ) -> bool:
     """Starts saving; the arrays may be donated as soon as this returns.
 
     An error of the previous save surfaces here.
@@ -152,6 +154,8 @@ class Checkpoints:
       state: pytree of arrays.
       force: first wait for the save under way and then for this one, so that
         the checkpoint is finished on return (preemption, end of the run).
+      measured: plain values of this step for the metadata: what was measured
+        since the last line of the log.
 
     Returns:
       False if this step is already saved: state is a function of step.
@@ -170,8 +174,13 @@ class Checkpoints:
         return False
     with jax.transfer_guard("allow"):
       state = jax.tree.map(_on_device, state)
-      side = {**self._side, "step": int(step), "digests": digest.record(state)}
-    side["sha256"] = side_file.seal(side)
+      metadata = {
+        **self._metadata,
+        "step": int(step),
+        "measured": measured or {},
+        "digests": digest.record(state),
+      }
+    metadata["sha256"] = metadata_lib.seal(metadata)
     # Orbax refuses empty arrays; they carry nothing but their shape.
     filled = jax.tree.map(lambda x: None if _empty(x) else x, state)
     with self._save_errors(), jax.transfer_guard("allow"):
@@ -180,7 +189,7 @@ class Checkpoints:
         args=ocp.args.Composite(
           **{
             _STATE: ocp.args.StandardSave(filled),
-            _SIDE: ocp.args.JsonSave(side),
+            _METADATA: ocp.args.JsonSave(metadata),
           }
         ),
         force=True,
@@ -202,11 +211,11 @@ class Checkpoints:
         local device); the checkpoint may come from other shardings.
 
     Returns:
-      (state, step, side file as a dict), or None if there never was a
+      (state, step, metadata as a dict), or None if there never was a
       checkpoint.
 
     Raises:
-      UsageError: the newest sound side file describes another tree (the first
+      UsageError: the newest sound metadata describes another tree (the first
         three mismatches are named); or there are checkpoints, none sound.
     """
     target = jax.tree.map(_with_sharding, abstract_state)
@@ -222,11 +231,11 @@ class Checkpoints:
             raise
           reason = _one_line(error)
       if _everyone(restored is not None):
-        state, side = restored
+        state, metadata = restored
         with jax.transfer_guard("allow"):
-          reason = self._wrong_leaves(state, side)
+          reason = self._wrong_leaves(state, metadata)
         if reason is None:
-          return state, step, side
+          return state, step, metadata
       self._set_aside(step, reason or "another process cannot read it")
     damaged = self._damaged_directories()
     if damaged:
@@ -239,8 +248,8 @@ class Checkpoints:
 
   def _restore(self, step: int, target):
     """Reads one step; raises _Damaged, UsageError or what Orbax raises."""
-    side = self._read_side(step)
-    self._check_tree(step, side, target)
+    metadata = self._read_metadata(step)
+    self._check_tree(step, metadata, target)
     filled = jax.tree.map(lambda x: None if _empty(x) else x, target)
     state = self._read(
       step,
@@ -255,7 +264,7 @@ class Checkpoints:
         return jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
       return next(leaves)
 
-    return jax.tree.map(refill, target), side
+    return jax.tree.map(refill, target), metadata
 
   def _read(self, step: int, item: str, handler, args):
     """Reads an item of a step without a word to the other processes.
@@ -271,20 +280,22 @@ class Checkpoints:
     with ocp.Checkpointer(reading, multiprocessing_options=alone) as reader:
       return reader.restore(self._directory / str(step) / item, args=args)
 
-  def _read_side(self, step: int) -> dict[str, Any]:
-    side = self._read(
-      step, _SIDE, ocp.JsonCheckpointHandler, ocp.args.JsonRestore()
+  def _read_metadata(self, step: int) -> dict[str, Any]:
+    metadata = self._read(
+      step, _METADATA, ocp.JsonCheckpointHandler, ocp.args.JsonRestore()
     )
-    if not isinstance(side, dict) or side.get("sha256") != side_file.seal(side):
-      raise _Damaged("the side file differs from its sha256")
-    if side.get("step") != step:
-      raise _Damaged(f"the side file is that of step {side.get('step')}")
-    return side
+    if not isinstance(metadata, dict) or metadata.get(
+      "sha256"
+    ) != metadata_lib.seal(metadata):
+      raise _Damaged("the metadata differs from its sha256")
+    if metadata.get("step") != step:
+      raise _Damaged(f"the metadata is that of step {metadata.get('step')}")
+    return metadata
 
-  def _check_tree(self, step: int, side: Mapping[str, Any], target) -> None:
+  def _check_tree(self, step: int, metadata: Mapping[str, Any], target) -> None:
     saved = {
       name: {"shape": entry["shape"], "dtype": entry["dtype"]}
-      for name, entry in side["digests"].items()
+      for name, entry in metadata["digests"].items()
     }
     wanted = {
       name: digest.describe(leaf) for name, leaf in trees.named(target).items()
@@ -310,8 +321,8 @@ class Checkpoints:
       f"{len(names)} leaves differ: {first}"
     )
 
-  def _wrong_leaves(self, state, side: Mapping[str, Any]) -> str | None:
-    names = digest.differing(digest.record(state), side["digests"])
+  def _wrong_leaves(self, state, metadata: Mapping[str, Any]) -> str | None:
+    names = digest.differing(digest.record(state), metadata["digests"])
     if not names:
       return None
     more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
@@ -364,15 +375,15 @@ class Checkpoints:
       return []
     return sorted(self._manager().all_steps())
 
-  def latest_side(self) -> dict[str, Any] | None:
-    """Returns the newest side file that has its sha256, or None.
+  def latest_metadata(self) -> dict[str, Any] | None:
+    """Returns the newest metadata that has its sha256, or None.
 
     Reads no arrays and moves nothing: meant for refusing the working directory
     of another experiment before anything expensive or lasting happens.
     """
     for step in reversed(self.all_steps()):
       try:
-        return self._read_side(step)
+        return self._read_metadata(step)
       except Exception as error:
         if _not_damage(error):
           raise

@@ -1,45 +1,42 @@
 """Loads an experiment: its file, its plug-ins' defaults, then the overrides.
 
 A config states what it changes; `load` fills in the defaults of every plug-in
-it names, checks every key, and returns the whole, locked.
+it names, checks every key and value against its declaration (lib/options.py),
+and returns the whole, locked. No device is touched.
 """
 
-import difflib
+import ast
+import dataclasses
 import importlib.util
 import pathlib
+import textwrap
+from collections.abc import Iterator
+from typing import Any
 
 import ml_collections
-from absl import flags
-from ml_collections import config_flags
 
-from genrep_jax.lib import errors, plugins
+from genrep_jax.lib import (
+  contracts,
+  errors,
+  experiment,
+  options as options_lib,
+  plugins,
+)
 
-# Config path -> room, for every entry that names a plug-in.
-ROOMS = {
-  "generator": "generators",
-  "views.latent": "views/latent",
-  "views.pixel": "views/pixel",
-  "encoder": "encoders",
-  "objective": "objectives",
-  "data": "data",
-  "game": "games",
-  "steering": "games",
-}
-# Options that every plug-in of a room has, because the trainer reads them.
-SHARED_OPTIONS = {
-  "generators": {
-    "weights": "",  # safetensors file, or asset:NAME; empty: random weights
-    "sha256": "",  # of that file; empty: not checked, and said so
-    "render_chunk": 0,  # images per lax.map chunk; 0: all at once
-  },
-  "encoders": {
-    "weights": "",  # job evaluate: a safetensors file instead of a checkpoint
-    "sha256": "",
-  },
-  "evaluations": {
-    "every_steps": -1,  # -1: config.evaluate_every_steps; 0: only at the end
-  },
-}
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+  """One value of a resolved config.
+
+  Attributes:
+    key: its dotted path, "views.latent.sigma".
+    option: its declaration.
+    value: what it is.
+  """
+
+  key: str
+  option: options_lib.Option
+  value: Any
 
 
 def load(path: str, overrides=()) -> ml_collections.ConfigDict:
@@ -62,149 +59,208 @@ def load(path: str, overrides=()) -> ml_collections.ConfigDict:
   if config.get("job") == "study":  # the others are for the runs' own config
     pairs = [pair for pair in pairs if pair[0].startswith("study.")]
   for key, value in pairs:
-    if key.endswith(".name") and key[: -len(".name")] in ROOMS:
-      _rename(config, key[: -len(".name")], value)
+    if key.endswith(".name"):
+      _rename(config, key.removesuffix(".name"), value)
   complete(config)
   _apply(config, pairs)
   return config
 
 
 def complete(config: ml_collections.ConfigDict) -> None:
-  """Fills in the defaults of every named plug-in, in place, and locks.
+  """Fills in every default, in place, checks every value, and locks.
 
   Args:
     config: as an experiment's `get_config()` returns it.
 
   Raises:
-    UsageError: unknown plug-in, or an option that it does not have.
+    UsageError: names the key, what was given and what is allowed.
   """
+  for key in config:
+    if key in experiment.MOVED:
+      raise errors.UsageError(f"{key}: is now {experiment.MOVED[key]}")
+  _check_job(config.get("job"))
   config.unlock()
-  for path, room in ROOMS.items():
-    entry = _get(config, path)
-    if entry is not None and entry.name:
-      _fill(entry, path, room)
-  for name, entry in config.evaluations.items():
-    if "name" not in entry:
-      entry.name = name
-    _fill(entry, f"evaluations.{name}", "evaluations")
-    if entry.data.name:
-      _fill(entry.data, f"evaluations.{name}.data", "data")
-  from genrep_jax.lib import optim, schedules  # floor 0, but imports jax
-
-  for path, module in (("optimizer", optim), ("schedule", schedules)):
-    _check(_get(config, path), path, module.default_config())
+  plugins.fill(config, experiment.OPTIONS)
   config.lock()
 
 
-def dotted_keys(config: ml_collections.ConfigDict) -> list[str]:
-  """Lists every leaf of a config as "a.b.c"."""
-  keys = []
-  for key, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      keys += [f"{key}.{inner}" for inner in dotted_keys(value)]
+def leaves(config, known=None, path: str = "") -> Iterator[Leaf]:
+  """Yields every value of a resolved config with its declaration.
+
+  Args:
+    config: from `load`, or a dictionary within it.
+    known: declarations of its keys; None: an experiment's.
+    path: of the dictionary; "" at the top.
+  """
+  known = experiment.OPTIONS if known is None else known
+  for key, option in known.items():
+    here = f"{path}.{key}" if path else key
+    if isinstance(option, options_lib.Option):
+      yield Leaf(here, option, config[key])
+    elif not isinstance(option, options_lib.Entry):
+      yield from leaves(config[key], option, here)
+    elif option.many:
+      for label, entry in config[key].items():
+        yield from _entry_leaves(entry, option, f"{here}.{label}")
     else:
-      keys.append(key)
-  return keys
+      yield from _entry_leaves(config[key], option, here)
+
+
+def describe(path: str, config) -> str:
+  """Says what an experiment is: every option with its help and its range.
+
+  Args:
+    path: of the config's file, whose header is shown.
+    config: from `load`.
+
+  Returns:
+    A line per option: "key = value", help, unit, what is allowed, and the
+    default where the value is another.
+  """
+  text = [header(path), ""]
+  for leaf in leaves(config):
+    option = leaf.option
+    unit = f" ({option.unit})" if option.unit else ""
+    about = f"{option.help}{unit}; allowed: {option.allowed}"
+    if leaf.value != option.default and leaf.key.split(".")[-1] != "name":
+      about += f"; default: {option.default!r}"
+    text.append(f"{leaf.key} = {leaf.value!r}")
+    text += textwrap.wrap(
+      about, 72, initial_indent="    ", subsequent_indent="    "
+    )
+  return "\n".join(text)
+
+
+def header(path: str) -> str:
+  """Returns the docstring of an experiment's file, without running it."""
+  try:
+    tree = ast.parse(pathlib.Path(_parts(path)[0]).read_bytes())
+  except (OSError, SyntaxError, ValueError):
+    return ""
+  return ast.get_docstring(tree) or ""
+
+
+def _entry_leaves(entry, option, path):
+  known = ", ".join(plugins.names(option.room))
+  allowed = f"{known}, or a dotted module name"
+  name = options_lib.text(option.default, option.help)
+  name = dataclasses.replace(name, allowed=allowed)
+  yield Leaf(f"{path}.name", name, entry.name)
+  if entry.name:
+    module = plugins.resolve(option.room, entry.name)
+    declared = {**plugins.declared(option.room, module), **option.shared}
+    yield from leaves(entry, declared, path)
+
+
+def _parts(path: str) -> tuple[str, str]:
+  """Splits "file.py:text"; a file's name may hold colons itself."""
+  if pathlib.Path(path).is_file():
+    return path, ""
+  file, _, argument = path.rpartition(":")
+  return (file, argument) if file else (path, "")
 
 
 def _read(path: str) -> ml_collections.ConfigDict:
-  file, _, argument = path.partition(":")
+  file, argument = _parts(path)
   if not pathlib.Path(file).is_file():
-    raise errors.UsageError(f"config: no such file: {file!r}")
+    options_lib.refuse("--config", path, "a Python file of an experiment")
   spec = importlib.util.spec_from_file_location("genrep_config", file)
   if spec is None:
-    raise errors.UsageError(f"config: {file!r} is not a Python file")
+    options_lib.refuse("--config", path, "a Python file of an experiment")
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-      raise errors.UsageError(f"config: {file!r} has no get_config()")
+    if not callable(getattr(module, "get_config", None)):
+      raise errors.UsageError(
+        f"--config: {file!r} has no function get_config()"
+      )
     config = module.get_config(argument) if argument else module.get_config()
   except errors.UsageError:
     raise
-  except Exception as error:  # whatever the experiment's own code raises
+  except (Exception, SystemExit) as error:  # the experiment's own code
     reason = " ".join(str(error).split())
     raise errors.UsageError(
-      f"config: {file!r} failed: {type(error).__name__}: {reason}"
+      f"--config: {file!r} failed: {type(error).__name__}: {reason}"
     ) from error
   if not isinstance(config, ml_collections.ConfigDict):
-    raise errors.UsageError(f"config: {file!r}: get_config() returned no dict")
-  if "title" in config and not config.title:
-    config.title = pathlib.Path(file).stem
+    raise errors.UsageError(
+      f"--config: {file!r}: get_config() returned {type(config).__name__}; "
+      "allowed: an ml_collections.ConfigDict"
+    )
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.title = config.get("title") or pathlib.Path(file).stem
   return config
+
+
+def _check_job(job) -> None:
+  if isinstance(job, str) and job in experiment.MOVED_JOBS:
+    raise errors.UsageError(
+      f"job: given {job!r}; it is now {experiment.MOVED_JOBS[job]}"
+    )
 
 
 def _split(text: str) -> tuple[str, str]:
   key, equals, value = text.partition("=")
   if not equals:
-    raise errors.UsageError(f"config: override {text!r} is not key=value")
+    options_lib.refuse(f"--config.{text}", "", "key=value")
+  if key in experiment.MOVED or key.split(".")[0] in experiment.MOVED:
+    moved = experiment.MOVED[key.split(".")[0]]
+    raise errors.UsageError(f"{key}: is now {moved}")
+  if key == "job":
+    _check_job(value)
   return key, value
 
 
 def _get(config, path):
   for part in path.split("."):
-    if part not in config:
+    if not isinstance(config, ml_collections.ConfigDict) or part not in config:
       return None
     config = config[part]
   return config
 
 
 def _rename(config, path, name):
+  """Starts an entry afresh under another name; `complete` fills it in."""
   entry = _get(config, path)
-  if entry is None:
-    raise errors.UsageError(f"config: no entry {path!r}")
-  if entry.name != name:
-    with entry.unlocked():
-      for key in list(entry.keys()):
-        del entry[key]
-      entry.name = name
-
-
-def _fill(entry, path, room):
-  module = plugins.resolve(room, entry.name)
-  defaults = getattr(module, "default_config", dict)()
-  _check(entry, path, {**defaults, **SHARED_OPTIONS.get(room, {})})
-  if hasattr(module, "complete"):  # of options within options
-    with entry.unlocked():
-      module.complete(entry)
-
-
-def _check(entry, path, defaults):
-  known = list(dict.fromkeys(["name", *defaults]))
-  for key in entry:
-    if key not in known:
-      raise errors.UsageError(
-        f"config: {path}.name={entry.name!r} has no option {key!r}"
-        f"{_nearest(key, known)}; options: {', '.join(known)}"
-      )
-  with entry.unlocked():
-    for key, value in defaults.items():
-      if key not in entry:
-        entry[key] = value
-
-
-def _nearest(key, known):
-  near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-  return f"; nearest: {near[0]!r}" if near else ""
+  if entry is None:  # a default that the file does not mention
+    room = next((r for r in contracts.ROOMS.values() if r.path == path), None)
+    if room is None or "." in path:
+      return  # `_apply` refuses the key
+    with config.unlocked():
+      config[path] = {"name": name}
+    return
+  if isinstance(entry, ml_collections.ConfigDict):
+    if entry.get("name", path.split(".")[-1]) != name:
+      with entry.unlocked():
+        for key in list(entry.keys()):
+          del entry[key]
+        entry.name = name
 
 
 def _apply(config, pairs):
-  known = dotted_keys(config)
-  for key, _ in pairs:
-    if key not in known:
-      raise errors.UsageError(
-        f"config: unknown key {key!r}{_nearest(key, known)}"
-      )
-  for key, value in pairs:
-    argv = ["genrep_jax", f"--config.{key}={value}"]
-    values = flags.FlagValues()
-    try:
-      config_flags.DEFINE_config_dict(
-        "config", config, lock_config=True, flag_values=values, sys_argv=argv
-      )
-      values(argv)
-    except (flags.Error, ValueError, TypeError, SyntaxError) as error:
-      raise errors.UsageError(
-        f"config: bad value for {key!r}: {value!r} "
-        f"(now {_get(config, key)!r}): {' '.join(str(error).split())}"
-      ) from error
+  for key, word in pairs:
+    found = {leaf.key: leaf for leaf in leaves(config)}
+    if key not in found:
+      _unknown(config, key, found)
+    if key.endswith(".name"):
+      continue  # done before the defaults were filled in
+    value = options_lib.parse(key, found[key].option, word)
+    *parents, last = key.split(".")
+    entry = _get(config, ".".join(parents)) if parents else config
+    with config.unlocked(), entry.unlocked(), entry.ignore_type():
+      entry[last] = value
+
+
+def _unknown(config, key, found):
+  """Refuses a key that the config does not have."""
+  parent = key.rpartition(".")[0]
+  entry = _get(config, parent) if parent else None
+  if isinstance(entry, ml_collections.ConfigDict) and entry.get("name") == "":
+    raise errors.UsageError(f"{key}: {parent}.name is '', which has no options")
+  near = options_lib.nearest(key, found)
+  siblings = [k for k in found if k.rpartition(".")[0] == parent]
+  allowed = siblings or [k for k in found if "." not in k]
+  raise errors.UsageError(
+    f"{key}: unknown key; allowed: {', '.join(allowed)}{near}"
+  )

@@ -349,7 +349,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """What the loop runs: `programs/<name>.py: make(run) -> Program`.
+  """What the loop runs: `programs/<name>.py: make(cfg, run) -> Program`.
 
   `run` is a genrep_jax.run.Run, which makes every part of a config when it is
   first asked for.
@@ -367,6 +367,7 @@ class Program:
     preview: (state, frozen) -> {picture name: images [rows columns h w c] in
       [-1, 1]}, what the trained networks are shown or draw.
     captions: {picture name: one line}, for reports.
+    preview_at_end: the pictures are drawn again after the last step.
     facts: lines of the start banner, {what: value}.
     model: what evaluations may ask of it.
     variables: state -> the variables that `model` wants.
@@ -391,6 +392,7 @@ class Program:
   preview: Callable[[Tree, Tree], Mapping[str, Array]]
   facts: Mapping[str, str]
   captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  preview_at_end: bool = False
   model: Model = Model()
   variables: Callable[[Tree], Tree] = lambda state: {}
   export: Callable[[Tree, Tree], Mapping[str, tuple[Tree, Mapping]]] = (
@@ -470,7 +472,7 @@ class Room:
 
 _o = options_lib
 ROOMS = {
-  "programs": Room("program", "make(run)", Program),
+  "programs": Room("program", "make(cfg, run)", Program),
   "sources": Room(
     "source", "make(cfg, given)", Source, hooks={"NEEDS": frozenset}
   ),

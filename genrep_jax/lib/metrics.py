@@ -142,3 +142,46 @@ def compute(collection_: Accumulated) -> dict[str, float]:
 def first_nonfinite(collection_: Accumulated) -> int | None:
   """Returns the first step with a NaN or infinity, or None."""
   return fetch(collection_)[1]
+
+
+def pack(collection_: Accumulated | None) -> dict:
+  """Returns a collection as plain values, exactly; {} for None."""
+  if collection_ is None:
+    return {}
+  with jax.transfer_guard("allow"):
+    leaves = jax.device_get(collection_)
+  return {
+    "first_nonfinite": int(leaves.first_nonfinite.step),
+    "averages": {
+      name: [float(average.total), float(average.count)]
+      for name, average in leaves.averages.items()
+    },
+  }
+
+
+def unpack(packed, like: Accumulated, sharding) -> Accumulated | None:
+  """Returns the collection that `pack` was given, on the devices.
+
+  Args:
+    packed: from `pack`.
+    like: an abstract collection of a step of this run.
+    sharding: of its numbers.
+
+  Returns:
+    The collection; None for {} or where the names are not this run's.
+  """
+  if not packed or set(packed["averages"]) != set(like.averages):
+    return None
+
+  def put(value, x):
+    return jax.device_put(jnp.asarray(value, x.dtype), sharding)
+
+  averages = {
+    name: average.replace(
+      total=put(packed["averages"][name][0], average.total),
+      count=put(packed["averages"][name][1], average.count),
+    )
+    for name, average in like.averages.items()
+  }
+  step = put(packed["first_nonfinite"], like.first_nonfinite.step)
+  return like.replace(averages=averages, first_nonfinite=FirstNonFinite(step))

@@ -7,6 +7,8 @@ What a module may have beside `make` is in `contracts.ROOMS`.
 """
 
 import contextlib
+import dataclasses
+import functools
 import importlib
 import pathlib
 import re
@@ -17,6 +19,8 @@ import ml_collections
 from genrep_jax.lib import contracts, errors, options as options_lib
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
+# What had another name once, so that an old config is told the new one.
+_RENAMED = {("views/latent", "steered"): "walks"}
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
@@ -55,6 +59,8 @@ def resolve(room: str, name: str, path: str = "") -> types.ModuleType:
   known = names(room)
   if name not in known:
     near = options_lib.nearest(name, known)
+    if new := _RENAMED.get((room, str(name))):
+      near = f"; renamed: {new!r}"
     options_lib.refuse(
       path, name, f"{', '.join(known)}, or a dotted module name{near}"
     )
@@ -135,7 +141,41 @@ def make(room: str, entry, *args, path: str = "", **kwargs):
     raise errors.PluginError(
       f"plug-in {label}: make returned {type(made).__name__}; allowed: {said}"
     )
-  return made
+  return _guarded(made, label)
+
+
+def _guarded(made, label):
+  """Wraps the functions of what a plug-in returned, so that they are named.
+
+  A function that stands for several stays one: who shares is seen by identity.
+  """
+  known = {}
+
+  def wrap(function, name):
+    if id(function) not in known:
+
+      @functools.wraps(function)
+      def named(*args, **kwargs):
+        with guard(label, name):
+          return function(*args, **kwargs)
+
+      known[id(function)] = named
+    return known[id(function)]
+
+  if isinstance(made, types.FunctionType | functools.partial):
+    return wrap(made, "its function")
+  if not dataclasses.is_dataclass(made) or isinstance(made, contracts.Program):
+    return made
+  changed = {}
+  for field in dataclasses.fields(made):
+    value = getattr(made, field.name)
+    if field.name == "views":
+      changed[field.name] = [wrap(view, field.name) for view in value]
+    elif isinstance(
+      value, types.FunctionType | types.MethodType | functools.partial
+    ):
+      changed[field.name] = wrap(value, field.name)
+  return dataclasses.replace(made, **changed)
 
 
 def label_of(room: str, name: str) -> str:
@@ -184,22 +224,24 @@ def complete(entry, room: str, path: str, *, shared=None, label="") -> None:
   with entry.unlocked():
     entry.name = entry.get("name", label)
     module = resolve(room, entry.name, f"{path}.name")
-    fill(entry, {**declared(room, module), **(shared or {})}, path)
+    known = {**declared(room, module), **(shared or {})}
+    fill(entry, known, path, named=True)
 
 
-def fill(config, known: options_lib.Options, path: str = "") -> None:
+def fill(config, known: options_lib.Options, path="", *, named=False) -> None:
   """Fills in and checks a dictionary of a config, in place.
 
   Args:
     config: an ml_collections.ConfigDict.
     known: what may be in it.
     path: of the dictionary, for messages; "" at the top.
+    named: it is a plug-in's and has a `name`.
 
   Raises:
     UsageError: names the key, what was given and what is allowed.
   """
   for key in config:
-    if key not in known and key != "name":
+    if key not in known and not (named and key == "name"):
       options_lib.unknown(path, key, known)
   with config.unlocked(), config.ignore_type():
     for key, option in known.items():

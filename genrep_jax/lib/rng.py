@@ -24,6 +24,17 @@ def stream(seed: int, name: str) -> jax.Array:
   return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
+def indices(step, batch: int) -> jax.Array:
+  """Returns the global sample indices of a step, uint32 [batch].
+
+  Args:
+    step: int or integer scalar.
+    batch: samples of one step.
+  """
+  first = jnp.asarray(step).astype(jnp.uint32) * jnp.uint32(batch)
+  return first + jnp.arange(batch, dtype=jnp.uint32)
+
+
 def per_index(key: jax.Array, indices: jax.Array) -> jax.Array:
   """Folds each index into `key`: one key per global sample index.
 

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genrep_jax.lib import mesh as mesh_lib
-
 
 def init(view, key):
   """State of a LearnedView at step 0; {} where there is nothing to train."""
@@ -42,7 +40,7 @@ def climb(view, state, grads):
   return {"params": params, "opt_state": opt_state}, measured
 
 
-def search(view, loss_of_latents, latents, anchors, start, mesh):
+def search(view, loss_of_latents, latents, anchors, start, split):
   """Lets a LearnedView move the latents of a batch.
 
   Args:
@@ -51,7 +49,7 @@ def search(view, loss_of_latents, latents, anchors, start, mesh):
     latents: where it starts.
     anchors: [b latent_dim].
     start: renderings before this one stay where they are.
-    mesh: devices that share the batch axis.
+    split: shards arrays over the devices by their first axis.
 
   Returns:
     (latents, metrics); what was given and {} where nothing searches.
@@ -61,10 +59,9 @@ def search(view, loss_of_latents, latents, anchors, start, mesh):
   free = jnp.arange(latents.shape[1])[:, None] >= start
 
   def slope(latents):
-    latents = mesh_lib.split_batch(latents, mesh)
-    loss, grad = jax.value_and_grad(loss_of_latents)(latents)
-    return loss, mesh_lib.split_batch(jnp.where(free, grad, 0.0), mesh)
+    loss, grad = jax.value_and_grad(loss_of_latents)(split(latents))
+    return loss, split(jnp.where(free, grad, 0.0))
 
   with jax.named_scope("search"):
     latents, measured = view.search(slope, latents, anchors)
-  return mesh_lib.split_batch(latents, mesh), measured
+  return split(latents), measured

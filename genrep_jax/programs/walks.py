@@ -11,7 +11,7 @@ player: it needs no real images, and the generator does not learn.
 
 import dataclasses
 import functools
-import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -20,31 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from genrep_jax.lib import (
-  contracts,
-  errors,
-  mesh as mesh_lib,
-  metrics,
-  pictures,
-  plugins,
-  rng,
-  schedules,
-)
-from genrep_jax.views import stages, steering, walks
+from genrep_jax.lib import contracts, metrics, options, rng
+from genrep_jax.views import edits, walks
 
 _COLUMNS = 9  # of the picture: coefficients from one end to the other
 _SHOWN = 2  # latents in the picture
 _MEASURED = 512  # latents, at least, that the exported errors are measured on
 
-
-def default_config() -> dict:
-  """Lists the options and their defaults, GenRep's."""
-  return {
-    "name": "walks",
-    **steering.default_config(),
-    "learning_rate": 1e-3,  # of Adam
-    "init_std": 0.1,  # of the walks at step 0
-  }
+OPTIONS = {
+  **edits.OPTIONS,  # GenRep's
+  "learning_rate": options.number(1e-3, "of Adam", low=0),
+  "init_std": options.number(0.1, "of the walks at step 0", low=0),
+}
 
 
 @flax.struct.dataclass
@@ -79,71 +66,66 @@ def masked_error(images, targets, masks) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Steering:
+class Walking:
   """What is trained.
 
   Attributes:
-    cfg: the whole config.
-    mesh: the devices.
+    seed: of the run.
+    batch: b, latents of one step.
     generator: the frozen generator.
-    law: what is drawn.
+    render_views: (variables, latents [b r latent_dim], y [b]) -> images
+      [b r h w c].
+    distribution: of the edits.
+    optimizer: of the walks.
+    init_std: of the walks at step 0.
+    split: shards arrays over the devices by their first axis.
   """
 
-  cfg: Any
-  mesh: Any
+  seed: int
+  batch: int
   generator: contracts.Generator
-  law: steering.Law
-
-  @property
-  def optimizer(self):
-    """Adam, at a constant rate."""
-    return optax.adam(self.cfg.steering.learning_rate)
+  render_views: Callable
+  distribution: edits.EditDistribution
+  optimizer: optax.GradientTransformation
+  init_std: float
+  split: Callable
 
   def init(self) -> State:
     """Returns the state of step 0."""
-    key = rng.stream(self.cfg.seed, "walks_init")
+    key = rng.stream(self.seed, "walks_init")
     params = {
-      name: self.cfg.steering.init_std
+      name: self.init_std
       * jax.random.normal(
-        jax.random.fold_in(key, steering.OPERATIONS.index(name)),
-        (self.law.rows(name), self.generator.latent_dim),
+        jax.random.fold_in(key, edits.OPERATIONS.index(name)),
+        (self.distribution.rows(name), self.generator.latent_dim),
       )
-      for name in self.law.operations
+      for name in self.distribution.operations
     }
     return State(jnp.int32(0), params, self.optimizer.init(params))
 
   def draw(self, name, batch, variables):
     """Draws (latents [b latent_dim], y [b], a [b dims]) of a batch."""
-    b = self.cfg.global_batch
-    index = jnp.uint32(batch) * jnp.uint32(b) + jnp.arange(b, dtype=jnp.uint32)
-    index = mesh_lib.split_batch(index, self.mesh)
-    keys = rng.per_index(rng.stream(self.cfg.seed, name), index)
-    z, y = mesh_lib.split_batch(
-      jax.vmap(self.generator.sample)(keys), self.mesh
-    )
+    index = self.split(rng.indices(batch, self.batch))
+    keys = rng.per_index(rng.stream(self.seed, name), index)
+    z, y = self.split(jax.vmap(self.generator.sample)(keys))
     z = self.generator.latents(variables, z, y)
-    keys = rng.per_index(rng.stream(self.cfg.seed, f"{name}_edits"), index)
-    drawn = z, y, jax.vmap(self.law.draw)(keys)
-    return mesh_lib.split_batch(drawn, self.mesh)
+    keys = rng.per_index(rng.stream(self.seed, f"{name}_edits"), index)
+    return self.split((z, y, jax.vmap(self.distribution.draw)(keys)))
 
   def render(self, variables, z, y):
     """Renders latents z [b latent_dim] as images [b h w c]."""
-    chunk = self.cfg.generator.render_chunk
-    images = stages.render_latents(
-      self.generator, variables, z[:, None], y, self.mesh, chunk
-    )
-    return mesh_lib.split_batch(images[:, 0], self.mesh)
+    return self.split(self.render_views(variables, z[:, None], y)[:, 0])
 
   def errors(self, params, variables, drawn):
     """Returns (error, error of walks that stand still), scalars."""
     z, y, a = drawn
     with jax.named_scope("edit"):
       images = self.render(variables, z, y)
-      targets, masks = jax.vmap(steering.apply)(
-        images, jax.vmap(self.law.edit)(a)
+      targets, masks = jax.vmap(edits.apply)(
+        images, jax.vmap(self.distribution.edit)(a)
       )
     with jax.named_scope("walk"):
-      moved = z + walks.displacement(self.law, params, a)
+      moved = z + walks.displacement(self.distribution, params, a)
       walked = self.render(variables, moved, y)
     return (
       masked_error(walked, targets, masks),
@@ -176,25 +158,25 @@ class _Steering:
     """
     variables = frozen["generator"]
     keys = rng.per_index(
-      rng.stream(self.cfg.seed, "preview"), jnp.arange(_SHOWN, dtype=jnp.uint32)
+      rng.stream(self.seed, "preview"), jnp.arange(_SHOWN, dtype=jnp.uint32)
     )
     z, y = jax.vmap(self.generator.sample)(keys)
     z = self.generator.latents(variables, z, y)
     images = self.generator.apply(variables, z, y)
     ends = [
       end
-      for name, end in self.law.ends().items()
-      for _ in range(self.law.rows(name))
+      for name, end in self.distribution.ends().items()
+      for _ in range(self.distribution.rows(name))
     ]
     spread = np.linspace(*np.transpose(ends), _COLUMNS)  # [columns dims]
     strip = np.float32(np.eye(len(ends))[:, None] * spread)
 
     def rows(a, one):
       image, z, y = one
-      edited, mask = jax.vmap(steering.apply, in_axes=(None, 0))(
-        image, jax.vmap(self.law.edit)(a)
+      edited, mask = jax.vmap(edits.apply, in_axes=(None, 0))(
+        image, jax.vmap(self.distribution.edit)(a)
       )
-      moved = z + walks.displacement(self.law, state.params, a)
+      moved = z + walks.displacement(self.distribution, state.params, a)
       walked = self.generator.apply(variables, moved, jnp.full(len(a), y))
       return jnp.stack([jnp.where(mask[..., None], edited, 0.0), walked])
 
@@ -217,12 +199,14 @@ class _Steering:
       return self.errors(params, variables, (z, y, a * used))
 
     owner = [
-      name for name in self.law.operations for _ in range(self.law.rows(name))
+      name
+      for name in self.distribution.operations
+      for _ in range(self.distribution.rows(name))
     ]
     measured = {}
-    for name in (*self.law.operations, "all"):
+    for name in (*self.distribution.operations, "all"):
       used = np.float32([name in (own, "all") for own in owner])
-      batches = range(-(-_MEASURED // self.cfg.global_batch))
+      batches = range(-(-_MEASURED // self.batch))
       found = [
         jax.device_get(errors_of(params, frozen, np.uint32(batch), used))
         for batch in batches
@@ -231,25 +215,12 @@ class _Steering:
     return measured
 
 
-def _steering(cfg, mesh, generator) -> _Steering:
-  """Checks the options; raises UsageError."""
-  options = cfg.steering
-  law = steering.make_law("steering", options, generator.channels)
-  for name in ("learning_rate", "init_std"):
-    if not 0 <= options[name] < float("inf"):
-      raise errors.UsageError(
-        f"steering.{name}: {options[name]} is not >= 0 and finite"
-      )
-  return _Steering(cfg, mesh, generator, law)
-
-
-def make(cfg, mesh, loaded) -> contracts.Program:
+def make(cfg, run) -> contracts.Program:
   """Builds the training of walks.
 
   Args:
-    cfg: the whole config: seed, global_batch, total_*, generator, steering.
-    mesh: the devices.
-    loaded: (Generator, its weights, facts), as parts.load_generator returns.
+    cfg: options as in `OPTIONS`.
+    run: a genrep_jax.run.Run whose source is a generator.
 
   Returns:
     The Program; its metrics are loss, error_of_zero_walks (of G(z) itself
@@ -259,75 +230,74 @@ def make(cfg, mesh, loaded) -> contracts.Program:
     UsageError: settings that cannot work, or random weights, to which no file
       of walks could belong.
   """
-  generator, variables, facts = loaded
-  if cfg.job == "steer" and not cfg.generator.weights:
-    raise errors.UsageError(
-      "generator.weights: ''; walks belong to the weights they are trained on"
+  config, source = run.config, run.source
+  if not source.differentiable:
+    options.refuse("source.name", config.source.name, "generator")
+  generator = source.generator
+  if config.job == "train" and not config.generator.weights:
+    options.refuse(
+      "generator.weights", "", "the file of weights that the walks belong to"
     )
-  made = _steering(cfg, mesh, generator)
-  total = schedules.steps_of(
-    cfg, "total", examples_per_epoch=0, batch=cfg.global_batch
+  one = Walking(
+    seed=run.seed,
+    batch=run.batch,
+    generator=generator,
+    render_views=run.render,
+    distribution=edits.make_distribution("program", cfg, generator.channels),
+    optimizer=optax.adam(cfg.learning_rate),
+    init_std=cfg.init_std,
+    split=run.split,
   )
+
+  measured = {}  # step -> errors: measured once for results and metadata
+
+  def errors(state, frozen):
+    step = int(state.step)
+    if step not in measured:
+      measured[step] = one.measure(state.params, frozen)
+    return measured[step]
+
+  def measure(state, frozen):
+    ratios = {}
+    for name, (error, still) in errors(state, frozen).items():
+      ratios[f"walks/error_ratio_{name}"] = error / max(still, 1e-12)
+    return ratios
+
+  def exported(state, frozen):
+    metadata = walks.metadata_of(
+      one.distribution,
+      generator.sha256,
+      {
+        "generator": run.plain("generator"),
+        "program": run.plain("program"),
+        "seed": run.seed,
+        "global_batch": run.batch,
+        "steps": int(state.step),
+        "errors": errors(state, frozen),
+      },
+    )
+    return {"walks.safetensors": (state.params, metadata)}
+
   return contracts.Program(
-    init=made.init,
-    step=made.step,
-    frozen={"generator": variables},
-    frozen_shardings=mesh_lib.replicated(mesh),
-    examples_per_step=cfg.global_batch,
-    images_per_step=2 * cfg.global_batch,
-    total_steps=total,
-    preview=made.preview,
+    init=one.init,
+    step=one.step,
+    frozen=source.frozen,
+    shardings=run.replicated,
+    examples_per_step=run.batch,
+    images_per_step=2 * run.batch,
+    total_steps=run.total_steps,
+    preview=one.preview,
+    captions={
+      "walks": "per coefficient and latent a row of edits and, below it, one "
+      "of walks, from the least coefficient to the largest"
+    },
+    preview_at_end=True,
     facts={
-      **facts,
-      "walks": f"{', '.join(made.law.operations)}: {made.law.dims} of "
-      f"{generator.latent_dim} numbers",
+      **run.source_facts(),
+      "walks": f"{', '.join(one.distribution.operations)}: "
+      f"{one.distribution.dims} of {generator.latent_dim} numbers",
     },
+    export=exported,
+    measure=measure,
+    stages=("edit", "walk"),
   )
-
-
-def export(cfg, program, state, workdir, side) -> dict[str, str]:
-  """Writes walks.safetensors and walks.png, and measures the walks.
-
-  Args:
-    cfg: the whole config.
-    program: the Program.
-    state: the final state.
-    workdir: folder of the run.
-    side: what the run's checkpoints are stored with.
-
-  Returns:
-    {what: value} for the summary: the file, its sha256, and what every
-    operation leaves of the error of zero walks, on latents not trained on.
-  """
-  room = plugins.resolve("generators", cfg.generator.name)
-  mesh = state.step.sharding.mesh
-  made = _steering(cfg, mesh, room.make(cfg.generator))
-  measured = made.measure(state.params, program.frozen)
-  sha256 = side["facts"]["generator sha256"]
-  path = pathlib.Path(workdir) / "walks.safetensors"
-  digest = walks.save(
-    path,
-    made.law,
-    jax.device_get(state.params),
-    sha256,
-    {
-      "generator": cfg.generator.to_dict(),
-      "steering": cfg.steering.to_dict(),
-      "seed": cfg.seed,
-      "global_batch": cfg.global_batch,
-      "steps": int(state.step),
-      "errors": measured,
-    },
-  )
-  shown = jax.jit(program.preview)(state, program.frozen)["walks"]
-  pictures.save_png(
-    path.with_suffix(".png"),
-    pictures.grid(
-      jax.device_get(shown), scale=max(1, 64 // made.generator.resolution[1])
-    ),
-  )
-  said = {"walks": str(path), "sha256": digest}
-  for name, (error, still) in measured.items():
-    ratio = error / still if still else float("nan")
-    said[f"error_ratio {name}"] = f"{ratio:.3f} ({error:.4f} of {still:.4f})"
-  return said

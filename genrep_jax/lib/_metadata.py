@@ -1,4 +1,4 @@
-"""The side file of a checkpoint: plain JSON under a seal."""
+"""The metadata of a checkpoint: plain JSON under a seal."""
 
 import hashlib
 import json
@@ -11,9 +11,9 @@ def plain(tree: Any) -> Any:
   return json.loads(json.dumps(tree))
 
 
-def seal(side: Mapping[str, Any]) -> str:
-  """sha256 of everything in the side file but the seal itself."""
-  rest = {key: value for key, value in side.items() if key != "sha256"}
+def seal(metadata: Mapping[str, Any]) -> str:
+  """sha256 of everything in the metadata but the seal itself."""
+  rest = {key: value for key, value in metadata.items() if key != "sha256"}
   text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
   return hashlib.sha256(text.encode()).hexdigest()
 
@@ -28,22 +28,29 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differing_keys(
-  side_config: Mapping[str, Any],
+  earlier: Mapping[str, Any],
   config: Mapping[str, Any],
+  *,
   may_differ: Sequence[str] = (),
+  defaults: Mapping[str, Any] | None = None,
 ) -> list[str]:
   """Names the config keys in which two experiments differ.
 
   Args:
-    side_config: config of the checkpoint's side file.
+    earlier: config of the checkpoint's metadata.
     config: config of this run, as a plain dict.
     may_differ: dotted keys, or prefixes of such ("log" covers "log.every"),
       that make no other experiment.
+    defaults: dotted key -> default. A key that `earlier` lacks was added since:
+      it meant its default then.
 
   Returns:
     Sorted dotted keys that differ or that only one of the two has.
   """
-  a, b = _flat(plain(side_config)), _flat(plain(config))
+  a, b = _flat(plain(earlier)), _flat(plain(config))
+  for key, value in _flat(plain(dict(defaults or {}))).items():
+    if key in b:
+      a.setdefault(key, value)
   missing = object()
 
   def free(key):

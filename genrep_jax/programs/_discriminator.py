@@ -1,4 +1,4 @@
-"""The discriminator of the GAN game, and spectral normalisation of a tree."""
+"""The discriminator of the GAN game, and spectral normalization of a tree."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ class Discriminator(nn.Module):
 
   Miyato & Koyama 2018, "cGANs with projection discriminator", eq. 7:
   f(x, y) = y^T V phi(x) + psi(phi(x)); without classes the first term is gone.
-  No batch norm: spectral normalisation keeps the scale, each image is judged
+  No batch norm: spectral normalization keeps the scale, each image is seen
   alone, and XLA's slow batch statistics on CPUs are avoided.
 
   Attributes:
@@ -106,7 +106,7 @@ def power_iteration(params, vectors):
   return jax.tree.map(improve, jax.lax.stop_gradient(params), vectors)
 
 
-def normalise(params, vectors):
+def normalize(params, vectors):
   """Divides every kernel by its spectral norm sigma(W) = |W u|.
 
   The gradient flows through sigma, the vectors are constants (Miyato et al.

@@ -1,1 +1,0 @@
-"""Adversarial games: two players, one round of both is one XLA program."""

@@ -1,0 +1,1 @@
+"""What can be trained: `make(cfg, run) -> contracts.Program`."""

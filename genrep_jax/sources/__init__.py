@@ -1,0 +1,1 @@
+"""Where a batch's images come from: `make(cfg, given) -> contracts.Source`."""

@@ -1,0 +1,67 @@
+"""What sources draw: latents by their number, real images by their row."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genrep_jax.lib import contracts, images, rng
+
+
+def index(given: contracts.Given, step) -> contracts.Draws:
+  """Draws the global sample indices of a step, uint32 [b]."""
+  return {"index": given.split(rng.indices(step, given.batch))}
+
+
+def latents(given: contracts.Given, index, frozen) -> contracts.Draws:
+  """Draws "anchor" [b], "anchors" [b latent_dim] and "y" [b].
+
+  The index of a virtual data set goes round.
+  """
+  anchor = index
+  if given.num_anchors:
+    anchor = index % jnp.uint32(given.num_anchors)
+  if "latents" in frozen:
+    z, y = (frozen["latents"][name][anchor] for name in ("z", "y"))
+  else:
+    keys = rng.per_index(rng.stream(given.seed, "sample"), anchor)
+    z, y = jax.vmap(given.generator.sample)(keys)
+  z, y = given.split((z, y))
+  z = given.split(given.generator.latents(frozen["generator"], z, y))
+  return {"anchor": anchor, "anchors": z, "y": y}
+
+
+def rows(given: contracts.Given, index, frozen) -> contracts.Draws:
+  """Draws "row" [b], each row once an epoch, and its "labels" [b]."""
+  key = rng.stream(given.seed, "real_images")
+  size = frozen["images"].shape[0]
+  row = given.split(jax.vmap(lambda i: rng.permuted_index(key, i, size))(index))
+  return {"row": row, "labels": frozen["labels"][row]}
+
+
+def real(draws: contracts.Draws, frozen) -> jax.Array:
+  """Gathers real images [b 1 h w c] in [-1, 1]."""
+  return images.from_uint8(frozen["images"][draws["row"]])[:, None]
+
+
+def frozen_of(given: contracts.Given) -> dict:
+  """What a source reads of the parts that it was given."""
+  frozen = {}
+  if given.generator is not None:
+    frozen["generator"] = given.variables
+    if given.latents is not None:
+      frozen["latents"] = given.latents
+  if given.dataset is not None:
+    frozen["images"] = np.asarray(given.dataset.train.images)
+    frozen["labels"] = np.asarray(given.dataset.train.labels, np.int32)
+  return frozen
+
+
+def shape_of(generator: contracts.Generator) -> tuple[int, int, int]:
+  """Shape (h, w, c) of a generator's images."""
+  return *generator.resolution, generator.channels
+
+
+def facts_of(dataset: contracts.Dataset) -> dict[str, str]:
+  """The banner's line on real images."""
+  count = len(dataset.train.images)
+  return {"real images": f"{dataset.name}, {count} in train"}
