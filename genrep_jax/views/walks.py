@@ -40,26 +40,27 @@ def displacement(distribution, directions, a: jax.Array) -> jax.Array:
   return jnp.matmul(a, w, precision="highest")
 
 
-def save(
-  path, distribution, directions, generator_sha256: str, metadata
-) -> str:
-  """Writes walks.
+def metadata_of(distribution, generator_sha256: str, metadata) -> dict:
+  """Returns the metadata of a file of walks.
 
   Args:
-    path: where to.
     distribution: of the edits that the walks imitate.
-    directions: operation -> [rows latent_dim].
     generator_sha256: of the generator's weights file.
     metadata: plain values that say how the walks were made.
-
-  Returns:
-    The sha256 of the file.
   """
   own = {
     _DISTRIBUTION: dataclasses.asdict(distribution),
     "generator_sha256": generator_sha256,
   }
-  return weights.save(path, directions, {**metadata, _KEY: own})
+  return {**metadata, _KEY: own}
+
+
+def save(
+  path, distribution, directions, generator_sha256: str, metadata
+) -> str:
+  """Writes walks, operation -> [rows latent_dim]; returns the file's sha256."""
+  own = metadata_of(distribution, generator_sha256, metadata)
+  return weights.save(path, directions, own)
 
 
 def read(path) -> Walks:
