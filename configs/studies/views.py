@@ -19,7 +19,7 @@ def _view(name, **options):
   return tuple(f"views.latent.{key}={value}" for key, value in options.items())
 
 
-STEERED = _view("steered", file="asset:fashion_mnist_walks.safetensors")
+WALKS = _view("walks", file="asset:fashion_mnist_walks.safetensors")
 
 
 def _learned(sigma):
@@ -35,7 +35,7 @@ WITH = (
   ("gaussian", _view("gaussian", sigma=0.7)),
   ("angular", _view("angular", sigma=0.7)),
   ("ball", _view("ball", sigma=0.7)),
-  ("steered", STEERED),
+  ("steered", WALKS),
   *_learned(0.7),
   ("adversarial, sigma 0.4", _view("adversarial", sigma=0.4)),
   ("gaussian, by class", (*_view("gaussian", sigma=0.7), *common.CONDITIONAL)),
@@ -45,7 +45,7 @@ WITHOUT = (
   ("none", _view("none")),
   ("gaussian", _view("gaussian", sigma=1.0)),
   ("angular", _view("angular", sigma=1.0)),
-  ("steered", STEERED),
+  ("steered", WALKS),
   *_learned(1.0),
 )
 
