@@ -34,16 +34,21 @@ _REPEATS = 5
 _MATMUL = 8192
 
 
-def options_of(label):
-  """Returns (module, config) of a model."""
-  import ml_collections
-
+def entry_of(label):
+  """Returns a model's entry of a config, complete."""
   from genrep_jax.lib import plugins
 
   name, options = MODELS[label]
-  module = plugins.resolve("generators", name)
-  config = ml_collections.ConfigDict(module.default_config() | options)
-  return module, config
+  return plugins.defaults("generators", name) | options
+
+
+def make(entry, precision="float32"):
+  """Makes the generator of an entry."""
+  import jax.numpy as jnp
+
+  from genrep_jax.lib import plugins
+
+  return plugins.make("generators", entry, dtype=jnp.dtype(precision))
 
 
 def arguments_of(generator, batch, sharding=None, whole=None):
@@ -62,33 +67,36 @@ def arguments_of(generator, batch, sharding=None, whole=None):
   return variables, z, abstract((batch,), jnp.int32, sharding)
 
 
-def parameters(module, config, variables) -> int:
+def parameters(entry, variables) -> int:
   """Returns the published parameter count, or that of our variables."""
-  from genrep_jax.lib import trees
+  from genrep_jax.lib import plugins, trees
 
-  if hasattr(module, "parameter_count"):
-    return module.parameter_count(config)
+  module = plugins.resolve("generators", entry["name"])
+  converter = plugins.hook("generators", module, "CONVERTER")
+  if converter and converter.parameters:
+    return converter.parameters(entry)
   return trees.parameter_count(variables)
 
 
-def without_slice(module, config, variables):
+def without_slice(entry, variables):
   """FLOPs of BigGAN-deep as released: `ch` RGB outputs, of which 3 are kept."""
   import jax
   import jax.numpy as jnp
 
+  from genrep_jax.generators import biggan_deep
+
   layer = variables["to_rgb"]
   wide = {
-    leaf: jax.ShapeDtypeStruct((*x.shape[:-1], config.ch), x.dtype)
+    leaf: jax.ShapeDtypeStruct((*x.shape[:-1], entry["ch"]), x.dtype)
     for leaf, x in layer.items()
   }
 
   def apply(variables, z, y):
-    run = module.activations(config, jnp.float32, variables, z, y)
+    run = biggan_deep.activations(entry, jnp.float32, variables, z, y)
     *_, (_, images) = run
     return images[..., :3]
 
-  generator = module.make(config)
-  _, z, y = arguments_of(generator, 1)
+  _, z, y = arguments_of(make(entry), 1)
   lowered = jax.jit(apply).lower(variables | {"to_rgb": wide}, z, y)
   return lowered.compile().cost_analysis()["flops"]
 
@@ -96,23 +104,22 @@ def without_slice(module, config, variables):
 def count(label) -> dict:
   """Counts, runs one image, and compares the two precisions."""
   import jax
-  import jax.numpy as jnp
   import numpy as np
 
-  module, config = options_of(label)
-  generator = module.make(config)
+  entry = entry_of(label)
+  generator = make(entry)
   abstract = arguments_of(generator, 1)
   compiled = jax.jit(generator.apply).lower(*abstract).compile()
   cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
   row = {
-    "parameters": parameters(module, config, abstract[0]),
+    "parameters": parameters(entry, abstract[0]),
     "gflop": cost["flops"] / 1e9,
     "mbytes": cost["bytes accessed"] / 1e6,
     "weights_mib": memory.argument_size_in_bytes / 2**20,
     "temporary_mib": memory.temp_size_in_bytes / 2**20,
   }
-  if MODELS[label][0] == "biggan_deep":
-    row["gflop_unsliced"] = without_slice(module, config, abstract[0]) / 1e9
+  if entry["name"] == "biggan_deep":
+    row["gflop_unsliced"] = without_slice(entry, abstract[0]) / 1e9
   variables = jax.jit(generator.init)(jax.random.key(0))
   z, y = jax.vmap(generator.sample)(jax.random.split(jax.random.key(1), 1))
   z = generator.latents(variables, z, y)
@@ -120,7 +127,7 @@ def count(label) -> dict:
   images = np.asarray(compiled(variables, z, y))
   row["seconds"] = time.perf_counter() - start
   assert np.isfinite(images).all()
-  short = module.make(config, dtype=jnp.bfloat16)
+  short = make(entry, "bfloat16")
   rounded = np.asarray(jax.jit(short.apply)(variables, z, y))
   error = float(np.mean((rounded - images) ** 2))
   row["bf16_psnr_db"] = 10 * math.log10(4 / error)
@@ -130,14 +137,12 @@ def count(label) -> dict:
 def compile_for_slice(label, topology, batch, precision) -> dict:
   """Compiles a batch for a TPU slice; says what one device needs."""
   import jax
-  import jax.numpy as jnp
 
   from genrep_jax.lib import hlo, mesh as mesh_lib
   from genrep_jax.tools import compile_for
 
   mesh = mesh_lib.make_mesh(compile_for.topology_devices(topology))
-  module, config = options_of(label)
-  generator = module.make(config, dtype=jnp.dtype(precision))
+  generator = make(entry_of(label), precision)
   split, whole = mesh_lib.batch(mesh), mesh_lib.replicated(mesh)
   abstract = arguments_of(generator, batch, split, whole)
   jitted = jax.jit(generator.apply, out_shardings=split)
@@ -188,9 +193,10 @@ def timed(label, batch, precision) -> dict:
   import jax
   import jax.numpy as jnp
 
-  module, config = options_of(label)
-  generator = module.make(config, dtype=jnp.dtype(precision))
-  variables = jax.jit(generator.init)(jax.random.key(0))
+  from genrep_jax.lib import frozen
+
+  made = frozen.from_config(entry_of(label), dtype=jnp.dtype(precision))
+  generator, variables = made.generator, jax.device_put(made.variables)
   keys = jax.random.split(jax.random.key(1), batch)
   z, y = jax.jit(jax.vmap(generator.sample))(keys)
   z = generator.latents(variables, z, y)

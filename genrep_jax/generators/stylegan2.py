@@ -12,6 +12,9 @@ that T_z moves single layers: `latent`.
 
 The network's own range is unbounded. `apply` of the contract clips to [-1, 1],
 as writing an 8-bit picture would; its `raw` does not.
+
+At bfloat16 the 3x3 kernels stay in float32, because demodulation sums their
+squares: a step converts them. All else is placed in the type it is used in.
 """
 
 import dataclasses
