@@ -67,7 +67,9 @@ OPTIONS = {
   "truncation": options.number(
     0.0, "z ~ N^t(0, 1, truncation); 0: uncut, as trained", low=0
   ),
-  "truncation_psi": options.number(1.0, "w = average + psi * (w - average)"),
+  "truncation_psi": options.number(
+    1.0, "w = average + psi * (w - average)", low=-100, high=100
+  ),
   "truncation_cutoff": options.integer(
     0, "only the first so many rows of w; 0: all", low=0
   ),
