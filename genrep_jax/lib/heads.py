@@ -2,7 +2,7 @@
 
 Not a plug-in: an objective builds the heads it needs from `mlp`. GenRep's
 projection head is `mlp([0], 128)`: Linear(f, f), ReLU, Linear(f, 128), no batch
-norm; the L2 normalisation that follows belongs to the loss.
+norm; the L2 normalization that follows belongs to the loss.
 """
 
 import dataclasses
@@ -99,7 +99,7 @@ def mlp(
 
 
 def _uniform_fan_in(fan_in: int):
-  """Returns an initialiser: uniform in +-1/sqrt(fan_in)."""
+  """Returns an initializer: uniform in +-1/sqrt(fan_in)."""
 
   def init(key, shape, dtype=jnp.float32):
     bound = fan_in**-0.5
@@ -109,7 +109,7 @@ def _uniform_fan_in(fan_in: int):
 
 
 def _near_identity(key, shape, dtype=jnp.float32):
-  """An initialiser: uniform in +-0.01, and ones on the diagonal."""
+  """An initializer: uniform in +-0.01, and ones on the diagonal."""
   noise = jax.random.uniform(key, shape, dtype, -0.01, 0.01)
   return jnp.where(jnp.eye(*shape, dtype=bool), 1.0, noise)
 

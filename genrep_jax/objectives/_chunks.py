@@ -7,7 +7,7 @@ which computes each chunk again.
 
 import jax
 
-from genrep_jax.lib import errors
+from genrep_jax.lib import options
 
 ANCHORS_TIMES_VIEWS = "anchors times views"
 ONE_PER_ANCHOR = "one per anchor"
@@ -23,9 +23,10 @@ def check(n: int, chunk_rows: int, rows: str = ANCHORS_TIMES_VIEWS) -> None:
   """
   if chunk_rows and chunk_rows < n and n % chunk_rows:
     fits = max(c for c in range(1, chunk_rows) if n % c == 0)
-    raise errors.UsageError(
-      f"objective.chunk_rows: {chunk_rows} does not divide the {n} rows "
-      f"({rows}) of the global batch; {fits} does"
+    options.refuse(
+      "objective.chunk_rows",
+      chunk_rows,
+      f"0, or a divisor of the {n} rows ({rows}) of the global batch: {fits}",
     )
 
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genrep_jax.lib import contracts, errors
-from genrep_jax.objectives import _chunks, _options
+from genrep_jax.lib import options
+from genrep_jax.objectives import _chunks, _heads_on_views, _options, _pairs
 
 
 class Terms(NamedTuple):
@@ -34,15 +34,6 @@ class Terms(NamedTuple):
   accuracy: jax.Array
   positive_cosine: jax.Array
   negative_cosine: jax.Array
-
-
-def normalise(z):
-  """Scales the vectors of z [... d] to length 1, in float32 or float64.
-
-  The epsilon sits inside the square root: the gradient is finite at z = 0.
-  """
-  z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
-  return z * jax.lax.rsqrt(jnp.sum(z * z, axis=-1, keepdims=True) + 1e-12)
 
 
 def soft_cross_entropy(
@@ -84,9 +75,7 @@ def soft_cross_entropy(
   """
   n, m = len(rows), len(keys)
   if m <= exclude_self:
-    raise errors.UsageError(
-      f"contrastive loss: {m} embeddings in the global batch, at least 2 needed"
-    )
+    options.refuse("global_batch", m, "at least 2 embeddings to contrast")
   key_index = np.arange(m)  # a constant: nothing to gather from devices
 
   def row_terms(block):
@@ -136,7 +125,7 @@ def terms(z, labels, *, temperature, mask_labels=None, chunk_rows=0) -> Terms:
   """Terms of raw embeddings, every row being an anchor and a key.
 
   Args:
-    z: [b v d], not normalised, any float dtype.
+    z: [b v d], not normalized, any float dtype.
     labels: int [b], equal where rows are positives; None: the views of one
       anchor are the positives.
     temperature: tau > 0.
@@ -154,7 +143,7 @@ def terms(z, labels, *, temperature, mask_labels=None, chunk_rows=0) -> Terms:
 
   groups = np.arange(b).repeat(v) if labels is None else of_rows(labels)
   classes = None if mask_labels is None else of_rows(mask_labels)
-  z = normalise(z).reshape(b * v, d)
+  z = _pairs.normalize(z).reshape(b * v, d)
   return soft_cross_entropy(
     z,
     z,
@@ -197,6 +186,15 @@ def pair_terms(rows, keys, *, temperature, mask_labels=None, chunk_rows=0):
   return jax.vmap(kernel, in_axes=1)(rows, keys)
 
 
+def metrics_of(terms: Terms) -> dict:
+  """Names what is measured beside the loss; means over pairs of views."""
+  return {
+    "contrastive_accuracy": jnp.mean(terms.accuracy),
+    "positive_cosine": jnp.mean(terms.positive_cosine),
+    "negative_cosine": jnp.mean(terms.negative_cosine),
+  }
+
+
 def loss(z, labels, temperature, base_temperature, chunk_rows, mask_labels):
   """The loss of `terms`, times tau / tau_0."""
   out = terms(
@@ -209,31 +207,26 @@ def loss(z, labels, temperature, base_temperature, chunk_rows, mask_labels):
   return factor(temperature, base_temperature) * out.loss
 
 
-def default_config(name: str, *, mask: bool = True) -> dict:
-  """Returns the options that every contrastive objective has.
-
-  Args:
-    name: of the objective.
-    mask: whether it has `mask_same_class`. Where positives share a class
-      (SupCon), there would be nothing to mask.
-  """
-  options = {
-    "name": name,
-    "temperature": 0.1,  # tau
-    "base_temperature": 0.0,  # tau_0: loss times tau / tau_0; 0: no factor
-    "chunk_rows": 0,  # rows of similarities held at a time; 0: all
-    "head_hidden": 0,  # width of the head's hidden layer; 0: the feature's
-    "head_dim": 128,  # d
-  }
-  # Other anchors of one class are no negatives: needs labels.
-  return {**options, "mask_same_class": False} if mask else options
+OPTIONS = {
+  "temperature": _options.temperature(0.1, "tau"),
+  "base_temperature": options.number(
+    0.0,
+    "tau_0: loss times tau / tau_0; 0: no factor",
+    low=0,
+    high=1e3,
+    only=("0 or >= 0.001", lambda x: not x or x >= 1e-3),
+  ),
+  "chunk_rows": _options.CHUNK_ROWS,
+  "head_hidden": _options.HEAD_HIDDEN,
+  "head_dim": _options.width(128, "d"),
+}
 
 
 def make_objective(cfg, heads, *, use_labels: bool, min_views: int):
   """Makes a contrastive objective behind a two-layer head.
 
   Args:
-    cfg: see `default_config`.
+    cfg: with `OPTIONS`, and `mask_same_class` unless `use_labels`.
     heads: the module `lib.heads`.
     use_labels: positives share a label, instead of an anchor.
     min_views: smallest V with positives in every batch.
@@ -241,51 +234,32 @@ def make_objective(cfg, heads, *, use_labels: bool, min_views: int):
   Returns:
     The Objective. Its metrics: contrastive_accuracy, positive_cosine,
     negative_cosine (see `Terms`), embedding_norm (mean length before
-    normalisation).
-
-  Raises:
-    UsageError: an option is out of range.
+    normalization).
   """
-  temperature = _options.positive(cfg, "temperature")
-  base = _options.non_negative(cfg, "base_temperature")
-  chunk_rows = _options.count(cfg, "chunk_rows", 0)
+  # Where positives share a class, there would be nothing to mask.
   mask = not use_labels and cfg.mask_same_class
-  head = heads.mlp([cfg.head_hidden], cfg.head_dim)
-  scale = factor(temperature, base)
+  scale = factor(cfg.temperature, cfg.base_temperature)
 
-  def init(key, features):
-    b, v, f = features.pooled.shape
-    _chunks.check(b * v, chunk_rows)
-    return head.init(key, f)["params"], {}
-
-  def apply(head_params, features, views, target, state, key):
-    del target, key
-    variables = {"params": head_params, "batch_stats": {}}
-    z, _ = head.apply(variables, features.pooled, True)
+  def measure(z, views):
     out = terms(
       z,
       views.labels if use_labels else None,
-      temperature=temperature,
+      temperature=cfg.temperature,
       mask_labels=views.labels if mask else None,
-      chunk_rows=chunk_rows,
+      chunk_rows=cfg.chunk_rows,
     )
     norm = jnp.mean(jnp.linalg.norm(jax.lax.stop_gradient(z), axis=-1))
-    measured = {
-      "contrastive_accuracy": out.accuracy,
-      "positive_cosine": out.positive_cosine,
-      "negative_cosine": out.negative_cosine,
-      "embedding_norm": norm,
-    }
-    return scale * out.loss, measured, state
+    return scale * out.loss, {**metrics_of(out), "embedding_norm": norm}
 
   def chance(b, v):
     # How many negatives are left depends on the labels.
     return None if mask or b * v < 2 else scale * math.log(b * v - 1)
 
-  return contracts.Objective(
-    requires=frozenset({"labels"} if use_labels or mask else ()),
+  return _heads_on_views.make_objective(
+    heads.mlp([cfg.head_hidden], cfg.head_dim),
+    measure,
+    requires={"labels"} if use_labels or mask else (),
     min_views=min_views,
-    init=init,
-    apply=apply,
+    check=lambda b, v: _chunks.check(b * v, cfg.chunk_rows),
     chance=chance,
   )

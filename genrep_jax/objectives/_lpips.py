@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genrep_jax.lib import errors, foreign, weights as weights_lib
+from genrep_jax.lib import errors, foreign, options, weights as weights_lib
 
 MIN_PX = 16  # four poolings halve the image
 WIDTHS = (64,) * 2 + (128,) * 2 + (256,) * 3 + (512,) * 6  # of VGG-16
@@ -47,7 +47,13 @@ def distance(weights, a: jax.Array, b: jax.Array) -> jax.Array:
   Raises:
     UsageError: images of fewer than 16 pixels or of other channels.
   """
-  check_shape("images", a.shape)
+  *_, height, width, channels = a.shape
+  if min(height, width) < MIN_PX or channels not in (1, 3):
+    options.refuse(
+      "images of LPIPS",
+      (height, width, channels),
+      f"at least {MIN_PX}x{MIN_PX} pixels of 1 or 3 channels",
+    )
   total = 0.0
   pairs = zip(features(weights, a), features(weights, b), strict=True)
   for layer, (x, y) in enumerate(pairs, 1):
@@ -92,16 +98,6 @@ def _unit(x):
   return x / (norm + _EPSILON)
 
 
-def check_shape(what: str, shape: Sequence[int]) -> None:
-  """Raises UsageError unless images [... h w c] are ones VGG-16 can see."""
-  *_, height, width, channels = shape
-  if min(height, width) < MIN_PX or channels not in (1, 3):
-    raise errors.UsageError(
-      f"LPIPS: {what} of {height}x{width}x{channels}; allowed are at least "
-      f"{MIN_PX}x{MIN_PX} pixels of 1 or 3 channels"
-    )
-
-
 def _shapes(widths: Sequence[int]) -> dict:
   """Returns the tree of the weights' shapes, of convolutions that wide."""
   tree, inputs = {}, 3
@@ -131,11 +127,12 @@ def read(key: str, path: str, sha256: str = ""):
   made = weights_lib.read_metadata(path).get("objective", {})
   try:
     shapes = _shapes([int(width) for width in made["widths"]])
-  except (KeyError, TypeError, ValueError) as error:
-    raise errors.UsageError(
-      f"{key}: {path} holds no LPIPS weights; allowed: a file of "
-      "convert_weights --arch objectives/autoencoder"
-    ) from error
+  except (KeyError, TypeError, ValueError):
+    options.refuse(
+      key,
+      path,
+      "LPIPS weights of convert_weights --arch objectives/autoencoder",
+    )
   expected = jax.tree.map(
     lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
     shapes,

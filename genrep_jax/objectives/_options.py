@@ -1,60 +1,69 @@
-"""Checks of an objective's options: one line that names key and value."""
+"""Options that several objectives have, and what no declaration can say."""
 
-import math
+from genrep_jax.lib import options
 
-from genrep_jax.lib import errors
+_MAX_WIDTH = 16384
+_MAX_COUNT = 65536  # of latents' coordinates and of classes
 
-
-def positive(cfg, key: str) -> float:
-  """Returns the option as a float; UsageError if it is not > 0."""
-  value = float(cfg[key])
-  if not (value > 0 and math.isfinite(value)):
-    raise errors.UsageError(f"objective.{key}: {cfg[key]} is not > 0")
-  return value
-
-
-def non_negative(cfg, key: str) -> float:
-  """Returns the option as a float; UsageError if it is not >= 0."""
-  value = float(cfg[key])
-  if not (value >= 0 and math.isfinite(value)):
-    raise errors.UsageError(f"objective.{key}: {cfg[key]} is not >= 0")
-  return value
-
-
-def count(cfg, key: str, minimum: int = 1, hint: str = "") -> int:
-  """Returns the option as an int; UsageError if it is below the minimum."""
-  value = int(cfg[key])
-  if value < minimum or value != cfg[key]:
-    raise errors.UsageError(
-      f"objective.{key}: {cfg[key]} is not an integer >= {minimum}"
-      + (f"; {hint}" if hint else "")
-    )
-  return value
+CHUNK_ROWS = options.integer(
+  0, "rows of similarities held at a time; 0: all", low=0, unit="rows"
+)
+HEAD_HIDDEN = options.integer(
+  0,
+  "width of the head's hidden layer; 0: the feature's",
+  low=0,
+  high=_MAX_WIDTH,
+)
+MASK = {
+  "mask_same_class": options.flag(
+    False, "other anchors of one class are no negatives: needs labels"
+  )
+}
 
 
-def choice(cfg, key: str, known) -> str:
-  """Returns the option; UsageError if it is none of the known ones."""
-  return one_of(f"objective.{key}", cfg[key], known)
+def temperature(default: float, help: str) -> options.Option:
+  """Declares tau."""
+  return options.number(default, help, low=1e-3, high=1e3)
 
 
-def one_of(what: str, value, known) -> str:
-  """Returns the value; UsageError if it is none of the known ones."""
-  if value not in known:
-    raise errors.UsageError(
-      f"{what}: unknown {value!r}; known: {', '.join(known)}"
-    )
-  return value
+def weight(default: float, help: str) -> options.Option:
+  """Declares the weight of a term."""
+  return options.number(default, help, low=0, high=1e6)
+
+
+def width(default: int, help: str) -> options.Option:
+  """Declares the dimension of a layer's output."""
+  return options.integer(default, help, low=1, high=_MAX_WIDTH)
+
+
+def hidden(default: tuple[int, ...], help: str) -> options.Option:
+  """Declares the widths of a head's hidden layers."""
+  return options.several(
+    default,
+    options.integer(low=0, high=_MAX_WIDTH),
+    f"{help}; 0: that of the input",
+  )
+
+
+def count(help: str) -> options.Option:
+  """Declares how many classes or latents there are; see `known`."""
+  return options.integer(0, help, low=0, high=_MAX_COUNT)
+
+
+def known(cfg, key: str, hint: str) -> int:
+  """Returns a `count` that is filled in; UsageError with `hint` if it is 0."""
+  if not cfg[key]:
+    options.refuse(f"objective.{key}", cfg[key], f"an integer >= 1; {hint}")
+  return cfg[key]
 
 
 def some_weight(weights) -> None:
   """Raises UsageError if all weights {option: value} are zero."""
   if not any(weights.values()):
-    raise errors.UsageError(
-      f"objective: {' and '.join(weights)} sum to zero; one must be > 0"
-    )
+    options.refuse("objective", weights, "a weight > 0 among them")
 
 
 def check_rows(what: str, n: int) -> None:
   """Raises UsageError if a batch is too small to compare its rows."""
   if n < 2:
-    raise errors.UsageError(f"{what}: {n} row in the global batch, at least 2")
+    options.refuse("global_batch", n, f"at least 2 rows, as {what} compares")

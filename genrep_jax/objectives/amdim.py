@@ -17,8 +17,24 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from genrep_jax.lib import contracts
-from genrep_jax.objectives import _chunks, _local_global, _options, _siamese
+from genrep_jax.lib import contracts, options
+from genrep_jax.objectives import (
+  _chunks,
+  _heads_on_views,
+  _local_global,
+  _options,
+  _pairs,
+)
+
+OPTIONS = {
+  "clip": options.number(20.0, "c: scores stay in (-c, c)", low=1e-3, high=1e4),
+  "regularizer": _options.weight(5e-2, "of the mean squared score"),
+  "rkhs_dim": _options.width(512, "d; the paper: 1024 to 2560"),
+  "coarse_window": options.integer(
+    3, "side of the windows that make the coarse map", low=1, high=1024
+  ),
+  "chunk_rows": _options.CHUNK_ROWS,
+}
 
 _TERMS = ("global_to_coarse", "global_to_fine", "coarse_to_coarse")
 
@@ -33,7 +49,7 @@ def _nce(antecedents, consequents, clip, chunk_rows):
     chunk_rows: antecedents whose scores are held at a time; 0: all b.
   """
   b, v, d = antecedents.shape
-  first, second = _siamese.ordered_pairs(v)
+  first, second = _pairs.ordered_pairs(v)
   pair = functools.partial(
     _local_global.compare,
     measure="infonce",
@@ -50,7 +66,7 @@ def _terms(vectors, coarse, fine, positions, clip, chunk_rows):
   b, v, d = vectors.shape
   _options.check_rows("amdim", b)
   _chunks.check(b, chunk_rows, _chunks.ONE_PER_ANCHOR)
-  vectors, coarse, fine = map(_siamese.to_float, (vectors, coarse, fine))
+  vectors, coarse, fine = map(_pairs.to_float, (vectors, coarse, fine))
   coarse = coarse.reshape(b, v, -1, d)
   fine = fine.reshape(b, v, -1, d)
   chosen = jnp.take_along_axis(coarse, positions[..., None, None], axis=2)
@@ -65,8 +81,8 @@ def _terms(vectors, coarse, fine, positions, clip, chunk_rows):
   }
 
 
-def _total(terms, regulariser):
-  return sum(nce + regulariser * square for nce, square, _ in terms.values())
+def _total(terms, regularizer):
+  return sum(nce + regularizer * square for nce, square, _ in terms.values())
 
 
 def loss(
@@ -76,7 +92,7 @@ def loss(
   positions,
   *,
   clip=20.0,
-  regulariser=5e-2,
+  regularizer=5e-2,
   chunk_rows=0,
 ):
   """Sum over the three terms of NCE + 5e-2 mean(t^2), means over view pairs.
@@ -86,13 +102,13 @@ def loss(
   other anchors; each term is the mean over the ordered pairs a != b of views.
 
   Args:
-    vectors: [b v d], embedded, raw: not normalised. b, v >= 2.
+    vectors: [b v d], embedded, raw: not normalized. b, v >= 2.
     coarse: [b v m' m' d].
     fine: [b v m m d].
     positions: int [b v], the position of each coarse map that is the antecedent
       of coarse_to_coarse, in 0 .. m'^2 - 1.
     clip: c.
-    regulariser: weight of the mean squared score, before the clip.
+    regularizer: weight of the mean squared score, before the clip.
     chunk_rows: rows of scores held at a time, for each pair of views; 0 means
       all b.
 
@@ -100,19 +116,7 @@ def loss(
     Scalar, float32 (float64 if the embeddings are).
   """
   terms = _terms(vectors, coarse, fine, positions, clip, chunk_rows)
-  return _total(terms, regulariser)
-
-
-def default_config() -> dict:
-  """Returns the options and their defaults."""
-  return {
-    "name": "amdim",
-    "clip": 20.0,  # c: scores stay in (-c, c)
-    "regulariser": 5e-2,  # weight of the mean squared score
-    "rkhs_dim": 512,  # d; the paper: 1024 to 2560
-    "coarse_window": 3,  # side of the windows that make the coarse map
-    "chunk_rows": 0,  # rows of scores held at a time; 0: all
-  }
+  return _total(terms, regularizer)
 
 
 def make(cfg, heads):
@@ -124,11 +128,7 @@ def make(cfg, heads):
   positive_score, negative_score of global_to_fine
   (`_local_global.compare`).
   """
-  clip = _options.positive(cfg, "clip")
-  regulariser = _options.non_negative(cfg, "regulariser")
-  window = _options.count(cfg, "coarse_window")
-  dim = _options.count(cfg, "rkhs_dim")
-  chunk_rows = _options.count(cfg, "chunk_rows", 0)
+  dim, window, run = cfg.rkhs_dim, cfg.coarse_window, _heads_on_views.run
   net = heads.mlp(
     [dim], dim, batch_norm=True, out_batch_norm=True, shortcut=True
   )
@@ -142,28 +142,25 @@ def make(cfg, heads):
   def init(key, features):
     b, _, f = features.pooled.shape
     c = features.local.shape[-1]
-    _chunks.check(b, chunk_rows, _chunks.ONE_PER_ANCHOR)
-    return _siamese.init_heads(
+    _chunks.check(b, cfg.chunk_rows, _chunks.ONE_PER_ANCHOR)
+    return _heads_on_views.init(
       key, {"global": (net, f), "coarse": (net, c), "fine": (net, c)}
     )
 
   def apply(head_params, features, views, target, state, key):
     del views, target
-    scales = {
-      "global": features.pooled,
-      "coarse": coarsen(features.local),
-      "fine": features.local,
-    }
-    for name, x in scales.items():
-      scales[name], state = _siamese.run_head(net, name, head_params, state, x)
-    b, v, m, _, _ = scales["coarse"].shape
+    pooled, local = features.pooled, features.local
+    vectors, state = run(net, "global", head_params, state, pooled)
+    coarse, state = run(net, "coarse", head_params, state, coarsen(local))
+    fine, state = run(net, "fine", head_params, state, local)
+    b, v, m, _, _ = coarse.shape
     positions = jax.random.randint(key, (b, v), 0, m * m)
-    out = _terms(*scales.values(), positions, clip, chunk_rows)
+    out = _terms(vectors, coarse, fine, positions, cfg.clip, cfg.chunk_rows)
     metrics = {f"loss_{name}": nce for name, (nce, _, _) in out.items()}
     squares = [square for _, square, _ in out.values()]
     metrics["mean_square_score"] = sum(squares) / len(squares)
     metrics |= out["global_to_fine"][2]
-    return _total(out, regulariser), metrics, state
+    return _total(out, cfg.regularizer), metrics, state
 
   return contracts.Objective(
     requires=frozenset({"local"}),

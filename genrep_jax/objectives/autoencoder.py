@@ -15,25 +15,37 @@ are made. Without, the squared error of pixels stands alone.
 
 import jax.numpy as jnp
 
-from genrep_jax.lib import contracts
+from genrep_jax.lib import contracts, options
 from genrep_jax.objectives import (
-  _contrastive,
+  _heads_on_views,
   _lpips,
   _options,
-  _siamese,
+  _pairs,
   classifier,
 )
-from genrep_jax.objectives._lpips import (
-  convert as convert,
-)
+
+OPTIONS = {
+  "latent_weight": _options.weight(
+    1.0, "lambda_z, of 1 - cos and of the classes' cross-entropy"
+  ),
+  "pixel_weight": _options.weight(1.0, "lambda_mse"),
+  "lpips_weight": _options.weight(1.0, "lambda_lpips, with lpips_weights"),
+  "lpips_weights": options.text("", "a file of convert_weights; empty: none"),
+  "lpips_sha256": contracts.ROOMS["generators"].shared["sha256"],
+  "supervised": options.flag(
+    True, "predict the class, if the generator has classes"
+  ),
+  "latent_dim": _options.count("0: that of the generator"),
+  "num_classes": _options.count("k; 0: that of the generator, or none"),
+  "head_hidden": _options.hidden((), "hidden layers' widths; (): linear"),
+}
+CONVERTER = contracts.Converter(_lpips.convert)
 
 
 def _terms(predicted_z, z, reconstructions, images):
   """Returns (mean of 1 - cos, mean squared error of the pixels)."""
-  cosine = jnp.sum(
-    _contrastive.normalise(predicted_z) * _contrastive.normalise(z), axis=-1
-  )
-  error = _siamese.to_float(reconstructions) - _siamese.to_float(images)
+  cosine = jnp.sum(_pairs.normalize(predicted_z) * _pairs.normalize(z), axis=-1)
+  error = _pairs.to_float(reconstructions) - _pairs.to_float(images)
   return jnp.mean(1 - cosine), jnp.mean(error * error)
 
 
@@ -41,7 +53,7 @@ def _perceptual(weights, reconstructions, images):
   """Returns LPIPS of images [b v h w c], float32 [b v]."""
   b, v = images.shape[:2]
   rows = [
-    _siamese.to_float(x).reshape(b * v, *x.shape[2:])
+    _pairs.to_float(x).reshape(b * v, *x.shape[2:])
     for x in (reconstructions, images)
   ]
   return _lpips.distance(weights, *rows).reshape(b, v)
@@ -90,22 +102,6 @@ def loss(
   return total
 
 
-def default_config() -> dict:
-  """Returns the options and their defaults."""
-  return {
-    "name": "autoencoder",
-    "latent_weight": 1.0,  # lambda_z, of 1 - cos and of the classes' CE
-    "pixel_weight": 1.0,  # lambda_mse
-    "lpips_weight": 1.0,  # lambda_lpips, with lpips_weights
-    "lpips_weights": "",  # a file of convert_weights; "": no LPIPS
-    "lpips_sha256": "",  # that the file must have; "" pins nothing
-    "supervised": True,  # predict the class, if the generator has classes
-    "latent_dim": 0,  # 0: that of the generator
-    "num_classes": 0,  # k; 0: that of the generator, or none
-    "head_hidden": (),  # widths of hidden layers; (): linear
-  }
-
-
 def make(cfg, heads):
   """Makes the objective; it requires latents and the generator itself.
 
@@ -115,59 +111,60 @@ def make(cfg, heads):
   class_accuracy; with LPIPS, lpips.
 
   Raises:
-    UsageError: an option is out of range, all weights are zero, or the file of
-      LPIPS is not one.
+    UsageError: all weights are zero, nobody knows the latents' length, or the
+      file of LPIPS is not one.
   """
   weights = {
-    name: _options.non_negative(cfg, name)
-    for name in ("latent_weight", "pixel_weight", "lpips_weight")
+    "latent_weight": cfg.latent_weight,
+    "pixel_weight": cfg.pixel_weight,
   }
   frozen = None
-  if not cfg.lpips_weights:
-    del weights["lpips_weight"]
+  if cfg.lpips_weights:
+    weights["lpips_weight"] = cfg.lpips_weight
   _options.some_weight(weights)
   if cfg.lpips_weights:
     frozen = _lpips.read(
       "objective.lpips_weights", cfg.lpips_weights, cfg.lpips_sha256
     )
-  dim = _options.count(cfg, "latent_dim", hint="there is no generator")
+  dim = _options.known(cfg, "latent_dim", "there is no generator")
   networks = {"latent": heads.mlp(cfg.head_hidden, dim)}
-  num_classes = _options.count(cfg, "num_classes", 0)
-  supervised = bool(cfg.supervised and num_classes)
+  supervised = cfg.supervised and cfg.num_classes > 0
   if supervised:
-    networks["classes"] = heads.mlp(cfg.head_hidden, num_classes)
+    networks["classes"] = heads.mlp(cfg.head_hidden, cfg.num_classes)
 
-  init, run = _siamese.on_pooled(networks)
-
-  def apply(head_params, features, views, target, state, key):
-    del target, key
-    out, state = run(head_params, features, state)
-    arrays = [out["latent"], views.latents, None, views.rendered]
-    arrays[2] = views.render(out["latent"])
-    distance, mse = _terms(*arrays)
+  def measure(out, views):
+    images, made = views.rendered, views.render(out["latent"])
+    distance, mse = _terms(out["latent"], views.latents, made, images)
     metrics = {
       "latent_cosine": 1 - distance,
       "pixel_mse": mse,
       "pixel_psnr": 10 * jnp.log10(4 / jnp.maximum(mse, 1e-12)),
     }
+    logits = labels = perceptual = None
     if supervised:
-      labels = classifier.of_views(views.labels, views.latents.shape[1])
-      arrays += [out["classes"], labels]
-      metrics["class_cross_entropy"] = classifier.loss(*arrays[4:])
-      metrics["class_accuracy"] = classifier.accuracy(*arrays[4:])
-    extra = {}
+      logits = out["classes"]
+      labels = classifier.of_views(views.labels, logits.shape[1])
+      metrics["class_cross_entropy"] = classifier.loss(logits, labels)
+      metrics["class_accuracy"] = classifier.accuracy(logits, labels)
     if frozen is not None:
-      extra["perceptual"] = _perceptual(views.frozen, *arrays[2:4])
-      metrics["lpips"] = jnp.mean(extra["perceptual"])
-    return loss(*arrays, **extra, **weights), metrics, state
+      perceptual = _perceptual(views.frozen, made, images)
+      metrics["lpips"] = jnp.mean(perceptual)
+    total = loss(
+      out["latent"],
+      views.latents,
+      made,
+      images,
+      logits,
+      labels,
+      perceptual=perceptual,
+      **weights,
+    )
+    return total, metrics
 
-  needs = {"latents", "generator"} | ({"labels"} if supervised else set())
-  return contracts.Objective(
-    requires=frozenset(needs),
-    min_views=1,
-    init=init,
-    apply=apply,
-    chance=lambda b, v: None,
+  return _heads_on_views.make_objective(
+    networks,
+    measure,
+    requires={"latents", "generator", *(["labels"] if supervised else [])},
     frozen=frozen,
     min_px=0 if frozen is None else _lpips.MIN_PX,
   )

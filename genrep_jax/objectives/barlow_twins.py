@@ -7,8 +7,13 @@ the identity: coordinates agree between views, and say different things.
 import jax
 import jax.numpy as jnp
 
-from genrep_jax.lib import contracts
-from genrep_jax.objectives import _options, _siamese
+from genrep_jax.objectives import _heads_on_views, _options, _pairs
+
+OPTIONS = {
+  "off_diagonal_weight": _options.weight(5e-3, "lambda; the code: 0.0051"),
+  "projector_hidden": _options.hidden((1024, 1024), "the paper: (8192, 8192)"),
+  "projector_dim": _options.width(1024, "d; the paper: 8192"),
+}
 
 _EPSILON = 1e-5  # of the variance; that of the code's batch norm
 
@@ -21,10 +26,10 @@ def terms(z):
   """
   b, v, d = z.shape
   _options.check_rows("barlow_twins", b)
-  z = _siamese.to_float(z)
+  z = _pairs.to_float(z)
   z -= jnp.mean(z, axis=0)
   z *= jax.lax.rsqrt(jnp.mean(z * z, axis=0) + _EPSILON)
-  first, second = _siamese.unordered_pairs(v)
+  first, second = _pairs.unordered_pairs(v)
   correlation = (
     jnp.einsum(
       "bpi,bpj->pij",
@@ -49,7 +54,7 @@ def loss(z, *, off_diagonal_weight=5e-3):
   mean over all pairs.
 
   Args:
-    z: [b v d], raw: standardised here. b, v >= 2.
+    z: [b v d], raw: standardized here. b, v >= 2.
     off_diagonal_weight: lambda.
 
   Returns:
@@ -60,16 +65,6 @@ def loss(z, *, off_diagonal_weight=5e-3):
   return invariance + off_diagonal_weight * redundancy
 
 
-def default_config() -> dict:
-  """Returns the options and their defaults."""
-  return {
-    "name": "barlow_twins",
-    "off_diagonal_weight": 5e-3,  # lambda; the code: 0.0051
-    "projector_hidden": (1024, 1024),  # the paper: (8192, 8192)
-    "projector_dim": 1024,  # d; the paper: 8192
-  }
-
-
 def make(cfg, heads):
   """Makes the objective.
 
@@ -77,26 +72,17 @@ def make(cfg, heads):
   share. Its metrics: the unweighted invariance and redundancy terms, each
   divided by the entries it sums over.
   """
-  weight = _options.non_negative(cfg, "off_diagonal_weight")
   d = cfg.projector_dim
-  head = heads.mlp(cfg.projector_hidden, d, batch_norm=True, out_bias=False)
 
-  init, run = _siamese.on_pooled({"projector": head})
-
-  def apply(head_params, features, views, target, state, key):
-    del views, target, key
-    out, state = run(head_params, features, state)
+  def measure(out, views):
+    del views
     invariance, redundancy = terms(out["projector"])
-    metrics = {
+    return invariance + cfg.off_diagonal_weight * redundancy, {
       "invariance": invariance / d,
       "redundancy": redundancy / max(d * (d - 1), 1),
     }
-    return invariance + weight * redundancy, metrics, state
 
-  return contracts.Objective(
-    requires=frozenset(),
-    min_views=2,
-    init=init,
-    apply=apply,
-    chance=lambda b, v: None,
+  head = heads.mlp(cfg.projector_hidden, d, batch_norm=True, out_bias=False)
+  return _heads_on_views.make_objective(
+    {"projector": head}, measure, min_views=2
   )

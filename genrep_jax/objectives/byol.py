@@ -2,21 +2,19 @@
 
 Predictions q = predictor(projector(h)) of the trained network are regressed on
 projections z' of its moving average. No negatives, so two anchors of one class
-do no harm, and small batches suffice; it relies on normalisation, on the
+do no harm, and small batches suffice; it relies on normalization, on the
 predictor and on the average not to collapse.
 """
 
-import jax
 import jax.numpy as jnp
 
-from genrep_jax.objectives import _contrastive, _siamese
+from genrep_jax.objectives import _options, _pairs, _siamese
 
-
-def _cosines(predictions, targets):
-  return _siamese.cosines(
-    _contrastive.normalise(predictions),
-    _contrastive.normalise(jax.lax.stop_gradient(targets)),
-  )
+OPTIONS = {
+  "projector_hidden": _options.hidden((1024,), "the paper: (4096,)"),
+  "projector_dim": _options.width(256, "d"),
+  "predictor_hidden": _options.hidden((1024,), "the paper: (4096,)"),
+}
 
 
 def loss(predictions, targets):
@@ -26,23 +24,13 @@ def loss(predictions, targets):
   factor on the learning rate only.
 
   Args:
-    predictions: [b v d], raw: normalised here. v >= 2.
+    predictions: [b v d], raw: normalized here. v >= 2.
     targets: [b v d], raw; no gradient flows to them.
 
   Returns:
     Scalar in [0, 4], float32 (float64 if the predictions are).
   """
-  return jnp.mean(2 - 2 * _cosines(predictions, targets))
-
-
-def default_config() -> dict:
-  """Returns the options and their defaults."""
-  return {
-    "name": "byol",
-    "projector_hidden": (1024,),  # the paper: (4096,)
-    "projector_dim": 256,
-    "predictor_hidden": (1024,),  # the paper: (4096,)
-  }
+  return jnp.mean(2 - 2 * _pairs.cosines(predictions, targets))
 
 
 def make(cfg, heads):
@@ -50,15 +38,15 @@ def make(cfg, heads):
 
   Its chance level is None: unrelated embeddings cost 2, collapsed ones 0. Its
   metrics: positive_cosine, embedding_std (of the targets, see
-  `_siamese.spread`).
+  `_pairs.spread`).
   """
 
   def measure(predictions, targets, labels):
     del labels
-    cosine = jnp.mean(_cosines(predictions, targets))
+    cosine = jnp.mean(_pairs.cosines(predictions, targets))
     return 2 - 2 * cosine, {
       "positive_cosine": cosine,
-      "embedding_std": _siamese.spread(_contrastive.normalise(targets)),
+      "embedding_std": _pairs.spread(targets),
     }
 
   def head(hidden):

@@ -9,8 +9,14 @@ import math
 import jax
 import jax.numpy as jnp
 
-from genrep_jax.lib import contracts
-from genrep_jax.objectives import _options, _siamese
+from genrep_jax.objectives import _heads_on_views, _options, _pairs
+
+OPTIONS = {
+  "num_classes": _options.count("k; 0: that of the generator or real images"),
+  "head_hidden": _options.hidden(
+    (), "hidden layers' widths; (): linear, as GenRep"
+  ),
+}
 
 
 def loss(logits, labels):
@@ -23,7 +29,7 @@ def loss(logits, labels):
   Returns:
     Scalar, float32 (float64 if the logits are).
   """
-  logits = _siamese.to_float(logits)
+  logits = _pairs.to_float(logits)
   picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
   return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - picked)
 
@@ -38,36 +44,20 @@ def of_views(labels, num_views: int):
   return jnp.broadcast_to(labels[:, None], (len(labels), num_views))
 
 
-def default_config() -> dict:
-  """Returns the options and their defaults."""
-  return {
-    "name": "classifier",
-    "num_classes": 0,  # k; 0: that of the generator or the real images
-    "head_hidden": (),  # widths of hidden layers; (): linear, as GenRep
-  }
-
-
 def make(cfg, heads):
   """Makes the objective; it requires labels. Its metric: class_accuracy."""
-  num_classes = _options.count(
-    cfg, "num_classes", hint="the generator or the real images have none"
+  num_classes = _options.known(
+    cfg, "num_classes", "the generator or the real images have none"
   )
-  head = heads.mlp(cfg.head_hidden, num_classes)
 
-  init, run = _siamese.on_pooled({"classes": head})
-
-  def apply(head_params, features, views, target, state, key):
-    del target, key
-    out, state = run(head_params, features, state)
+  def measure(out, views):
     logits = out["classes"]
     labels = of_views(views.labels, logits.shape[1])
-    metrics = {"class_accuracy": accuracy(logits, labels)}
-    return loss(logits, labels), metrics, state
+    return loss(logits, labels), {"class_accuracy": accuracy(logits, labels)}
 
-  return contracts.Objective(
-    requires=frozenset({"labels"}),
-    min_views=1,
-    init=init,
-    apply=apply,
+  return _heads_on_views.make_objective(
+    {"classes": heads.mlp(cfg.head_hidden, num_classes)},
+    measure,
+    requires={"labels"},
     chance=lambda b, v: math.log(num_classes) if num_classes > 1 else None,
   )

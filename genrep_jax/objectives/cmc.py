@@ -14,16 +14,33 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from genrep_jax.lib import contracts
-from genrep_jax.objectives import _chunks, _contrastive, _options, _siamese
+from genrep_jax.lib import options
+from genrep_jax.objectives import (
+  _chunks,
+  _contrastive,
+  _heads_on_views,
+  _options,
+  _pairs,
+)
 
-GRAPHS = ("core", "full")
+OPTIONS = {
+  "temperature": _options.temperature(
+    0.1, "tau; the paper: 0.07, 0.1 on STL-10"
+  ),
+  "graph": options.choice(
+    "core", ("core", "full"), "pairs of views: those with view 0, or all"
+  ),
+  "chunk_rows": _options.CHUNK_ROWS,
+  "head_hidden": _options.HEAD_HIDDEN,
+  "head_dim": _options.width(128, "d; as the paper's"),
+  **_options.MASK,
+}
 
 
 def _edges(v: int, graph: str):
   """Returns int arrays (a, b): the pairs of views, a < b."""
-  _options.one_of("cmc graph", graph, GRAPHS)
-  a, b = _siamese.unordered_pairs(v)
+  options.check("graph", OPTIONS["graph"], graph)
+  a, b = _pairs.unordered_pairs(v)
   keep = a == 0 if graph == "core" else slice(None)
   return a[keep], b[keep]
 
@@ -33,7 +50,7 @@ def _terms(z, *, temperature, graph, chunk_rows, mask_labels):
   b, v, _ = z.shape
   _options.check_rows("cmc", b)
   first, second = _edges(v, graph)
-  z = _contrastive.normalise(z)
+  z = _pairs.normalize(z)
   return _contrastive.pair_terms(
     z[:, np.concatenate([first, second])],
     z[:, np.concatenate([second, first])],
@@ -49,7 +66,7 @@ def loss(z, *, temperature, graph="core", chunk_rows=0, mask_labels=None):
   L(a, b) = -mean_i log [exp(z_ia.z_ib/tau) / sum_j exp(z_ia.z_jb/tau)].
 
   Args:
-    z: [b v d], raw: normalised here. b, v >= 2.
+    z: [b v d], raw: normalized here. b, v >= 2.
     temperature: tau > 0.
     graph: "core": view 0 with each other view, v - 1 pairs; "full": all
       v(v-1)/2 pairs.
@@ -71,19 +88,6 @@ def loss(z, *, temperature, graph="core", chunk_rows=0, mask_labels=None):
   return jnp.sum(terms.loss)
 
 
-def default_config() -> dict:
-  """Returns the options and their defaults."""
-  return {
-    "name": "cmc",
-    "temperature": 0.1,  # tau; the paper: 0.07, 0.1 on STL-10
-    "graph": "core",  # or "full"
-    "chunk_rows": 0,  # rows of similarities held at a time; 0: all
-    "head_hidden": 0,  # width of the hidden layer; 0: the feature's
-    "head_dim": 128,  # d; as the paper's
-    "mask_same_class": False,  # other anchors of one class: no negatives
-  }
-
-
 def make(cfg, heads):
   """Makes the objective.
 
@@ -92,47 +96,32 @@ def make(cfg, heads):
   mean of log b - L(a, b), in nats: a bound only without `mask_same_class`,
   which requires labels.
   """
-  temperature = _options.positive(cfg, "temperature")
-  graph = _options.choice(cfg, "graph", GRAPHS)
-  chunk_rows = _options.count(cfg, "chunk_rows", 0)
   mask = cfg.mask_same_class
-  head = heads.mlp([cfg.head_hidden], cfg.head_dim)
 
-  init_head, run = _siamese.on_pooled({"projector": head})
-
-  def init(key, features):
-    _chunks.check(len(features.pooled), chunk_rows, _chunks.ONE_PER_ANCHOR)
-    return init_head(key, features)
-
-  def apply(head_params, features, views, target, state, key):
-    del target, key
-    out, state = run(head_params, features, state)
+  def measure(out, views):
+    z = out["projector"]
     terms = _terms(
-      out["projector"],
-      temperature=temperature,
-      graph=graph,
-      chunk_rows=chunk_rows,
+      z,
+      temperature=cfg.temperature,
+      graph=cfg.graph,
+      chunk_rows=cfg.chunk_rows,
       mask_labels=views.labels if mask else None,
     )
-    metrics = {
-      "contrastive_accuracy": jnp.mean(terms.accuracy),
-      "positive_cosine": jnp.mean(terms.positive_cosine),
-      "negative_cosine": jnp.mean(terms.negative_cosine),
-      "mutual_information_bound": math.log(len(out["projector"]))
-      - jnp.mean(terms.loss),
-    }
-    return jnp.sum(terms.loss), metrics, state
+    bound = math.log(len(z)) - jnp.mean(terms.loss)
+    metrics = _contrastive.metrics_of(terms)
+    return jnp.sum(terms.loss), {**metrics, "mutual_information_bound": bound}
 
   def chance(b, v):
     # How many negatives are left depends on the labels.
     if mask or b < 2:
       return None
-    return 2 * len(_edges(v, graph)[0]) * math.log(b)
+    return 2 * len(_edges(v, cfg.graph)[0]) * math.log(b)
 
-  return contracts.Objective(
-    requires=frozenset({"labels"} if mask else ()),
+  return _heads_on_views.make_objective(
+    {"projector": heads.mlp([cfg.head_hidden], cfg.head_dim)},
+    measure,
+    requires={"labels"} if mask else (),
     min_views=2,
-    init=init,
-    apply=apply,
+    check=lambda b, v: _chunks.check(b, cfg.chunk_rows, _chunks.ONE_PER_ANCHOR),
     chance=chance,
   )

@@ -13,18 +13,30 @@ and thus a game, not an objective.
 
 import jax
 
-from genrep_jax.lib import contracts
-from genrep_jax.objectives import _chunks, _local_global, _options, _siamese
+from genrep_jax.lib import contracts, options
+from genrep_jax.objectives import (
+  _chunks,
+  _heads_on_views,
+  _local_global,
+  _options,
+  _pairs,
+)
 
-MEASURES = _local_global.MEASURES
+OPTIONS = {
+  "measure": options.choice(
+    "jsd", _local_global.MEASURES, "infonce: better with many negatives"
+  ),
+  "mi_units": _options.width(512, "d; the code: 2048, 1024 with infonce"),
+  "chunk_rows": _options.CHUNK_ROWS,
+}
 
 
 def _compare(local_maps, global_features, measure, chunk_rows):
   """Returns what `_local_global.compare` does; arguments as of `loss`."""
   n = len(global_features)
-  _options.one_of("dim measure", measure, MEASURES)
+  options.check("measure", OPTIONS["measure"], measure)
   _options.check_rows("dim", n)
-  local_maps, u = map(_siamese.to_float, (local_maps, global_features))
+  local_maps, u = map(_pairs.to_float, (local_maps, global_features))
   maps = local_maps.reshape(n, -1, u.shape[-1])
   return _local_global.compare(u, maps, measure=measure, chunk_rows=chunk_rows)
 
@@ -51,16 +63,6 @@ def loss(local_maps, global_features, *, measure="jsd", chunk_rows=0):
   return _compare(local_maps, global_features, measure, chunk_rows)[0]
 
 
-def default_config() -> dict:
-  """Returns the options and their defaults."""
-  return {
-    "name": "dim",
-    "measure": "jsd",  # or "infonce": better with many negatives
-    "mi_units": 512,  # d; the code: 2048, 1024 with infonce
-    "chunk_rows": 0,  # rows of scores held at a time; 0: all
-  }
-
-
 def make(cfg, heads):
   """Makes the objective; it requires local maps.
 
@@ -68,32 +70,23 @@ def make(cfg, heads):
   log(1 + (n-1) m^2) (infonce) only at equal scores. Its metrics:
   score_accuracy, positive_score, negative_score (`_local_global.compare`).
   """
-  measure = _options.choice(cfg, "measure", MEASURES)
-  units = _options.count(cfg, "mi_units")
-  chunk_rows = _options.count(cfg, "chunk_rows", 0)
+  units, run = cfg.mi_units, _heads_on_views.run
   net = heads.mlp(
     [units], units, batch_norm=True, shortcut=True, out_layer_norm=True
   )
 
   def init(key, features):
-    b, v, _ = features.pooled.shape
-    _chunks.check(b * v, chunk_rows)
-    return _siamese.init_heads(
-      key,
-      {
-        "local": (net, features.local.shape[-1]),
-        "global": (net, features.pooled.shape[-1]),
-      },
-    )
+    b, v, f = features.pooled.shape
+    _chunks.check(b * v, cfg.chunk_rows)
+    networks = {"local": (net, features.local.shape[-1]), "global": (net, f)}
+    return _heads_on_views.init(key, networks)
 
   def apply(head_params, features, views, target, state, key):
     del views, target, key
     rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), features)
-    local, state = _siamese.run_head(
-      net, "local", head_params, state, rows.local
-    )
-    u, state = _siamese.run_head(net, "global", head_params, state, rows.pooled)
-    total, _, metrics = _compare(local, u, measure, chunk_rows)
+    local, state = run(net, "local", head_params, state, rows.local)
+    u, state = run(net, "global", head_params, state, rows.pooled)
+    total, _, metrics = _compare(local, u, cfg.measure, cfg.chunk_rows)
     return total, metrics, state
 
   return contracts.Objective(

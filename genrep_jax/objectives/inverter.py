@@ -4,15 +4,24 @@ GenRep's third way to learn from a generator (Jahanian et al. 2021, arXiv
 2106.05258): no pairs, no negatives, and nothing that could collapse.
 
 Every view is paired with ITS OWN latent, after T_z: `views.latents`. The
-original code pairs the neighbour's image G(z + w) with the anchor's z, which
+original code pairs the neighbor's image G(z + w) with the anchor's z, which
 asks for the one thing the image does not contain; it is right there only
-without neighbours.
+without neighbors.
 """
 
 import jax.numpy as jnp
 
-from genrep_jax.lib import contracts
-from genrep_jax.objectives import _options, _siamese, classifier
+from genrep_jax.lib import options
+from genrep_jax.objectives import _heads_on_views, _options, _pairs, classifier
+
+OPTIONS = {
+  "supervised": options.flag(False, "predict the class, too"),
+  "latent_dim": _options.count("0: that of the generator"),
+  "num_classes": _options.count("k, if supervised; 0: that of the generator"),
+  "head_hidden": _options.hidden(
+    (), "hidden layers' widths; (): linear, as GenRep"
+  ),
+}
 
 
 def loss(predicted_z, z, class_logits=None, labels=None):
@@ -30,22 +39,11 @@ def loss(predicted_z, z, class_logits=None, labels=None):
   Returns:
     Scalar, float32 (float64 if predicted_z is).
   """
-  error = _siamese.to_float(predicted_z) - _siamese.to_float(z)
+  error = _pairs.to_float(predicted_z) - _pairs.to_float(z)
   total = jnp.mean(error * error)
   if class_logits is not None:
     total += classifier.loss(class_logits, labels)
   return total
-
-
-def default_config() -> dict:
-  """Returns the options and their defaults."""
-  return {
-    "name": "inverter",
-    "supervised": False,  # predict the class, too
-    "latent_dim": 0,  # 0: that of the generator
-    "num_classes": 0,  # k, if supervised; 0: that of the generator
-    "head_hidden": (),  # widths of hidden layers; (): linear, as GenRep
-  }
 
 
 def make(cfg, heads):
@@ -56,23 +54,13 @@ def make(cfg, heads):
   constant guess at the mean) and, if supervised, class_cross_entropy and
   class_accuracy.
   """
-  networks = {
-    "latent": heads.mlp(
-      cfg.head_hidden,
-      _options.count(cfg, "latent_dim", hint="there is no generator"),
-    )
-  }
+  dim = _options.known(cfg, "latent_dim", "there is no generator")
+  networks = {"latent": heads.mlp(cfg.head_hidden, dim)}
   if cfg.supervised:
-    networks["classes"] = heads.mlp(
-      cfg.head_hidden,
-      _options.count(cfg, "num_classes", hint="the generator has none"),
-    )
+    classes = _options.known(cfg, "num_classes", "the generator has none")
+    networks["classes"] = heads.mlp(cfg.head_hidden, classes)
 
-  init, run = _siamese.on_pooled(networks)
-
-  def apply(head_params, features, views, target, state, key):
-    del target, key
-    out, state = run(head_params, features, state)
+  def measure(out, views):
     total = mse = loss(out["latent"], views.latents)
     variance = jnp.mean(jnp.var(views.latents, axis=(0, 1)))
     metrics = {
@@ -84,12 +72,10 @@ def make(cfg, heads):
       total = loss(out["latent"], views.latents, out["classes"], labels)
       metrics["class_cross_entropy"] = total - mse
       metrics["class_accuracy"] = classifier.accuracy(out["classes"], labels)
-    return total, metrics, state
+    return total, metrics
 
-  return contracts.Objective(
-    requires=frozenset({"latents"} | ({"labels"} if cfg.supervised else set())),
-    min_views=1,
-    init=init,
-    apply=apply,
-    chance=lambda b, v: None,
+  return _heads_on_views.make_objective(
+    networks,
+    measure,
+    requires={"latents", *(["labels"] if cfg.supervised else [])},
   )

@@ -10,16 +10,35 @@ import math
 import jax
 import jax.numpy as jnp
 
-from genrep_jax.objectives import _chunks, _contrastive, _options, _siamese
+from genrep_jax.objectives import (
+  _chunks,
+  _contrastive,
+  _options,
+  _pairs,
+  _siamese,
+)
+
+OPTIONS = {
+  "temperature": _options.temperature(
+    0.2, "tau; the code: 0.2 for ViT, 1.0 for ResNet"
+  ),
+  "chunk_rows": _options.CHUNK_ROWS,
+  "projector_hidden": _options.hidden(
+    (1024,), "the code: (4096,), for ViT (4096, 4096)"
+  ),
+  "projector_dim": _options.width(256, "d"),
+  "predictor_hidden": _options.hidden((1024,), "the code: (4096,)"),
+  **_options.MASK,
+}
 
 
 def _terms(queries, keys, *, temperature, chunk_rows, mask_labels):
   """The kernel's Terms of every ordered pair of views: arrays [v(v-1)]."""
   b, v, _ = queries.shape
   _options.check_rows("moco_v3", b)
-  rows, others = _siamese.ordered_pairs(v)
-  queries = _contrastive.normalise(queries)
-  keys = _contrastive.normalise(jax.lax.stop_gradient(keys))
+  rows, others = _pairs.ordered_pairs(v)
+  queries = _pairs.normalize(queries)
+  keys = _pairs.normalize(jax.lax.stop_gradient(keys))
   return _contrastive.pair_terms(
     queries[:, rows],
     keys[:, others],
@@ -37,7 +56,7 @@ def loss(queries, keys, *, temperature, chunk_rows=0, mask_labels=None):
   pairs a != b.
 
   Args:
-    queries: [b v d], raw: normalised here. b, v >= 2.
+    queries: [b v d], raw: normalized here. b, v >= 2.
     keys: [b v d], raw; no gradient flows to them.
     temperature: tau > 0.
     chunk_rows: rows of similarities held at a time; 0 means all b.
@@ -57,19 +76,6 @@ def loss(queries, keys, *, temperature, chunk_rows=0, mask_labels=None):
   return 4 * temperature * jnp.mean(terms.loss)
 
 
-def default_config() -> dict:
-  """Returns the options and their defaults."""
-  return {
-    "name": "moco_v3",
-    "temperature": 0.2,  # tau; the code: 0.2 for ViT, 1.0 for ResNet
-    "chunk_rows": 0,  # rows of similarities held at a time; 0: all
-    "projector_hidden": (1024,),  # the code: (4096,), for ViT (4096, 4096)
-    "projector_dim": 256,
-    "predictor_hidden": (1024,),  # the code: (4096,)
-    "mask_same_class": False,  # other anchors of one class: no negatives
-  }
-
-
 def make(cfg, heads):
   """Makes the objective; it requires the target network.
 
@@ -77,10 +83,9 @@ def make(cfg, heads):
 
   Its metrics: contrastive_accuracy, positive_cosine, negative_cosine (see
   `_contrastive.Terms`; means over pairs of views), embedding_std (of the keys,
-  see `_siamese.spread`).
+  see `_pairs.spread`).
   """
-  temperature = _options.positive(cfg, "temperature")
-  chunk_rows = _options.count(cfg, "chunk_rows", 0)
+  temperature, chunk_rows = cfg.temperature, cfg.chunk_rows
   mask = cfg.mask_same_class
 
   def measure(queries, keys, labels):
@@ -92,10 +97,8 @@ def make(cfg, heads):
       mask_labels=labels,
     )
     return 4 * temperature * jnp.mean(terms.loss), {
-      "contrastive_accuracy": jnp.mean(terms.accuracy),
-      "positive_cosine": jnp.mean(terms.positive_cosine),
-      "negative_cosine": jnp.mean(terms.negative_cosine),
-      "embedding_std": _siamese.spread(_contrastive.normalise(keys)),
+      **_contrastive.metrics_of(terms),
+      "embedding_std": _pairs.spread(keys),
     }
 
   def head(hidden):

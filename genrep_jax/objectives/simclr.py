@@ -5,7 +5,9 @@ unconditional generators train with it at tau = 0.1 and the extra factor
 tau / 0.07 (`base_temperature = 0.07`).
 """
 
-from genrep_jax.objectives import _contrastive
+from genrep_jax.objectives import _contrastive, _options
+
+OPTIONS = {**_contrastive.OPTIONS, **_options.MASK}
 
 
 def loss(
@@ -17,7 +19,7 @@ def loss(
   `multi_positive.loss`.
 
   Args:
-    z: [b v d], raw: normalised here. v >= 2.
+    z: [b v d], raw: normalized here. v >= 2.
     temperature: tau > 0.
     base_temperature: tau_0; the loss is multiplied by tau / tau_0.
     chunk_rows: rows of similarities held at a time; 0 means all.
@@ -30,11 +32,6 @@ def loss(
   return _contrastive.loss(
     z, None, temperature, base_temperature, chunk_rows, mask_labels
   )
-
-
-def default_config() -> dict:
-  """Returns the options and their defaults."""
-  return _contrastive.default_config("simclr")
 
 
 def make(cfg, heads):

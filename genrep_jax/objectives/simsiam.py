@@ -4,17 +4,15 @@ BYOL without the moving average: predictions p = h(z) are regressed on the other
 view's projection z of the same network, without gradient to it.
 """
 
-import jax
 import jax.numpy as jnp
 
-from genrep_jax.objectives import _contrastive, _siamese
+from genrep_jax.objectives import _options, _pairs, _siamese
 
-
-def _cosines(predictions, projections):
-  return _siamese.cosines(
-    _contrastive.normalise(predictions),
-    _contrastive.normalise(jax.lax.stop_gradient(projections)),
-  )
+OPTIONS = {
+  "projector_hidden": _options.hidden((1024, 1024), "the code: (2048, 2048)"),
+  "projector_dim": _options.width(1024, "d; the code: 2048"),
+  "predictor_hidden": _options.hidden((256,), "the code: (512,), a bottleneck"),
+}
 
 
 def loss(predictions, projections):
@@ -23,23 +21,13 @@ def loss(predictions, projections):
   With more than two views, the mean over all ordered pairs.
 
   Args:
-    predictions: p [b v d], raw: normalised here. v >= 2.
+    predictions: p [b v d], raw: normalized here. v >= 2.
     projections: z [b v d], raw; no gradient flows to them.
 
   Returns:
     Scalar in [-1, 1], float32 (float64 if the predictions are).
   """
-  return -jnp.mean(_cosines(predictions, projections))
-
-
-def default_config() -> dict:
-  """Returns the options and their defaults."""
-  return {
-    "name": "simsiam",
-    "projector_hidden": (1024, 1024),  # the code: (2048, 2048)
-    "projector_dim": 1024,  # the code: 2048
-    "predictor_hidden": (256,),  # the code: (512,), a bottleneck
-  }
+  return -jnp.mean(_pairs.cosines(predictions, projections))
 
 
 def make(cfg, heads):
@@ -47,15 +35,15 @@ def make(cfg, heads):
 
   Its chance level is None: unrelated embeddings cost 0, collapsed ones -1. Its
   metrics: positive_cosine, embedding_std (of the projections, see
-  `_siamese.spread`; it falls to 0 in a collapse).
+  `_pairs.spread`; it falls to 0 in a collapse).
   """
 
   def measure(predictions, projections, labels):
     del labels
-    cosine = jnp.mean(_cosines(predictions, projections))
+    cosine = jnp.mean(_pairs.cosines(predictions, projections))
     return -cosine, {
       "positive_cosine": cosine,
-      "embedding_std": _siamese.spread(_contrastive.normalise(projections)),
+      "embedding_std": _pairs.spread(projections),
     }
 
   dim = cfg.projector_dim

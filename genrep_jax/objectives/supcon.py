@@ -7,6 +7,8 @@ GenRep trains with it at tau = 0.1 and the extra factor tau / 0.07
 
 from genrep_jax.objectives import _contrastive
 
+OPTIONS = _contrastive.OPTIONS
+
 
 def loss(z, labels, *, temperature, base_temperature=None, chunk_rows=0):
   """L_out: -1/|P(i)| sum_{p in P(i)} log softmax_{a != i}(z_i . z_a / tau)_p.
@@ -15,7 +17,7 @@ def loss(z, labels, *, temperature, base_temperature=None, chunk_rows=0):
   positive adds 0 and still counts in the mean.
 
   Args:
-    z: [b v d], raw: normalised here.
+    z: [b v d], raw: normalized here.
     labels: int [b].
     temperature: tau > 0.
     base_temperature: tau_0; the loss is multiplied by tau / tau_0.
@@ -27,11 +29,6 @@ def loss(z, labels, *, temperature, base_temperature=None, chunk_rows=0):
   return _contrastive.loss(
     z, labels, temperature, base_temperature, chunk_rows, None
   )
-
-
-def default_config() -> dict:
-  """Returns the options and their defaults."""
-  return _contrastive.default_config("supcon", mask=False)
 
 
 def make(cfg, heads):

@@ -2,7 +2,7 @@
 
 Variance, invariance, covariance: the views of an anchor embed alike, every
 coordinate varies over the batch, and no two coordinates are correlated. The
-embeddings are not normalised. Covariances want a batch of about d or more.
+embeddings are not normalized. Covariances want a batch of about d or more.
 """
 
 from typing import NamedTuple
@@ -10,10 +10,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from genrep_jax.lib import contracts
-from genrep_jax.objectives import _options, _siamese
+from genrep_jax.lib import options
+from genrep_jax.objectives import _heads_on_views, _options, _pairs
 
-REDUCTIONS = ("mean", "sum")
+OPTIONS = {
+  "similarity_weight": _options.weight(25.0, "lambda"),
+  "variance_weight": _options.weight(25.0, "mu"),
+  "covariance_weight": _options.weight(1.0, "nu"),
+  "variance_reduction": options.choice(
+    "mean", ("mean", "sum"), "of the two views' variance terms"
+  ),
+  "projector_hidden": _options.hidden((1024, 1024), "the paper: (8192, 8192)"),
+  "projector_dim": _options.width(1024, "d; the paper: 8192"),
+}
 _EPSILON = 1e-4  # of the variance; keeps the root's gradient finite at 0
 
 
@@ -38,8 +47,8 @@ def terms(z) -> Terms:
   """Returns the Terms of raw embeddings z [b v d]; b, v >= 2."""
   b, v, d = z.shape
   _options.check_rows("vicreg", b)
-  z = _siamese.to_float(z)
-  first, second = _siamese.unordered_pairs(v)
+  z = _pairs.to_float(z)
+  first, second = _pairs.unordered_pairs(v)
   invariance = jnp.mean((z[:, first] - z[:, second]) ** 2)
   z -= jnp.mean(z, axis=0)
   std = jnp.sqrt(jnp.sum(z * z, axis=0) / (b - 1) + _EPSILON)
@@ -56,12 +65,19 @@ def terms(z) -> Terms:
   )
 
 
-def _total(terms, similarity, variance, covariance, reduction):
-  factor = {"mean": 1.0, "sum": 2.0}[reduction]
+def _total(
+  terms,
+  *,
+  similarity_weight,
+  variance_weight,
+  covariance_weight,
+  variance_reduction,
+):
+  factor = {"mean": 1.0, "sum": 2.0}[variance_reduction]
   return (
-    similarity * terms.invariance
-    + variance * factor * terms.variance
-    + covariance * terms.covariance
+    similarity_weight * terms.invariance
+    + variance_weight * factor * terms.variance
+    + covariance_weight * terms.covariance
   )
 
 
@@ -80,7 +96,7 @@ def loss(
   all pairs of views.
 
   Args:
-    z: [b v d], raw, not normalised. b, v >= 2.
+    z: [b v d], raw, not normalized. b, v >= 2.
     similarity_weight: lambda.
     variance_weight: mu.
     covariance_weight: nu.
@@ -91,27 +107,16 @@ def loss(
   Returns:
     Scalar, float32 (float64 if z is).
   """
-  _options.one_of("vicreg variance_reduction", variance_reduction, REDUCTIONS)
+  options.check(
+    "variance_reduction", OPTIONS["variance_reduction"], variance_reduction
+  )
   return _total(
     terms(z),
-    similarity_weight,
-    variance_weight,
-    covariance_weight,
-    variance_reduction,
+    similarity_weight=similarity_weight,
+    variance_weight=variance_weight,
+    covariance_weight=covariance_weight,
+    variance_reduction=variance_reduction,
   )
-
-
-def default_config() -> dict:
-  """Returns the options and their defaults."""
-  return {
-    "name": "vicreg",
-    "similarity_weight": 25.0,  # lambda
-    "variance_weight": 25.0,  # mu
-    "covariance_weight": 1.0,  # nu
-    "variance_reduction": "mean",  # of the two views' variance terms, or "sum"
-    "projector_hidden": (1024, 1024),  # the paper: (8192, 8192)
-    "projector_dim": 1024,  # d; the paper: 8192
-  }
 
 
 def make(cfg, heads):
@@ -122,20 +127,14 @@ def make(cfg, heads):
   and embedding_std, the mean S(z_j), which a collapse brings to 0.01.
   """
   weights = {
-    f"{term}_weight": _options.non_negative(cfg, f"{term}_weight")
-    for term in ("similarity", "variance", "covariance")
+    "similarity_weight": cfg.similarity_weight,
+    "variance_weight": cfg.variance_weight,
+    "covariance_weight": cfg.covariance_weight,
   }
   _options.some_weight(weights)
-  reduction = _options.choice(cfg, "variance_reduction", REDUCTIONS)
-  head = heads.mlp(
-    cfg.projector_hidden, cfg.projector_dim, batch_norm=True, out_bias=False
-  )
 
-  init, run = _siamese.on_pooled({"projector": head})
-
-  def apply(head_params, features, views, target, state, key):
-    del views, target, key
-    out, state = run(head_params, features, state)
+  def measure(out, views):
+    del views
     found = terms(out["projector"])
     metrics = {
       "invariance": found.invariance,
@@ -143,12 +142,12 @@ def make(cfg, heads):
       "covariance": found.covariance,
       "embedding_std": found.std,
     }
-    return _total(found, *weights.values(), reduction), metrics, state
+    reduction = cfg.variance_reduction
+    return _total(found, **weights, variance_reduction=reduction), metrics
 
-  return contracts.Objective(
-    requires=frozenset(),
-    min_views=2,
-    init=init,
-    apply=apply,
-    chance=lambda b, v: None,
+  head = heads.mlp(
+    cfg.projector_hidden, cfg.projector_dim, batch_norm=True, out_bias=False
+  )
+  return _heads_on_views.make_objective(
+    {"projector": head}, measure, min_views=2
   )

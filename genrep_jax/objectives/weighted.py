@@ -9,55 +9,28 @@ A term is called as its objective is, or has a `name` of its own. Every term has
 its own head, options and metrics; the encoder gets the sum of the gradients.
 """
 
-import math
-
 import jax
-import ml_collections
 
-from genrep_jax.lib import contracts, errors, plugins
+from genrep_jax.lib import contracts, options, plugins
+from genrep_jax.objectives import _options
 
 _ROOM = "objectives"
-
-
-def default_config() -> dict:
-  """Returns the options."""
-  return {"name": "weighted", "terms": {}}
-
-
-def complete(cfg) -> None:
-  """Fills in every term's name, weight and defaults, in place.
-
-  Args:
-    cfg: an unlocked config of this objective.
-
-  Raises:
-    UsageError: an unknown objective, or an option that it does not have.
-  """
-  for label, term in cfg.terms.items():
-    if not isinstance(term, ml_collections.ConfigDict):
-      raise errors.UsageError(
-        f"objective.terms.{label}: {term!r} is not a dictionary of options"
-      )
-    term.name = term.get("name", label)
-    if term.name == "weighted":
-      raise errors.UsageError(f"objective.terms.{label}: a sum within a sum")
-    module = plugins.resolve(_ROOM, term.name)
-    known = {**module.default_config(), "name": term.name, "weight": 1.0}
-    for key in term:
-      if key not in known:
-        raise errors.UsageError(
-          f"objective.terms.{label}: objective {term.name!r} has no option "
-          f"{key!r}; options: {', '.join(known)}"
-        )
-    for key, value in known.items():
-      term[key] = term.get(key, value)
+OPTIONS = {
+  "terms": options.Entry(
+    _ROOM,
+    "",
+    "what is summed, by any names",
+    many=True,
+    shared={"weight": _options.weight(1.0, "of its loss")},
+  )
+}
 
 
 def make(cfg, heads):
   """Makes the sum.
 
   Args:
-    cfg: options as `complete` leaves them.
+    cfg: with the terms.
     heads: the module `lib.heads`.
 
   Returns:
@@ -65,25 +38,20 @@ def make(cfg, heads):
     loss, before its weight.
 
   Raises:
-    UsageError: no terms, a negative or infinite weight, or all weights zero.
+    UsageError: no terms, a sum among them, or all weights zero.
   """
-  if not cfg.terms:
-    raise errors.UsageError("objective.terms: empty; name an objective")
-  weights = {label: float(term.weight) for label, term in cfg.terms.items()}
-  for label, weight in weights.items():
-    if not (weight >= 0 and math.isfinite(weight)):
-      raise errors.UsageError(
-        f"objective.terms.{label}.weight: {weight} is not >= 0"
-      )
-  if not sum(weights.values()):
-    raise errors.UsageError(
-      f"objective.terms: the weights of {', '.join(weights)} sum to zero"
+  weights = {label: term.weight for label, term in cfg.terms.items()}
+  if not any(weights.values()):
+    options.refuse(
+      "objective.terms", weights, "objectives, at least one of a weight > 0"
     )
-  terms = {
-    label: plugins.resolve(_ROOM, term.name).make(term, heads)
-    for label, term in cfg.terms.items()
-  }
-
+  terms = {}
+  for label, term in cfg.terms.items():
+    path = f"objective.terms.{label}"
+    if term.name == "weighted":
+      options.refuse(f"{path}.name", term.name, "no sum within a sum")
+    own = {key: value for key, value in term.items() if key != "weight"}
+    terms[label] = plugins.make(_ROOM, own, heads, path=path)
   frozen = {
     label: term.frozen
     for label, term in terms.items()
