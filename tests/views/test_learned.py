@@ -4,18 +4,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.lib import contracts, errors, rng, weights
-from genrep_jax.views.latent import (
-  _vectors,
-  adversarial,
-  gaussian,
-  mixture,
-  navigator,
-)
+from genrep_jax.lib import contracts, errors, plugins, rng, weights
+from genrep_jax.views import vectors
 from tests import support
 
 DIM = 6
@@ -25,9 +18,8 @@ GENERATOR = contracts.Generator(
 SMALL = (*support.SGD, "global_batch=8", "encoder.width=0.125")
 
 
-def make(module, **options):
-  config = ml_collections.ConfigDict({**module.default_config(), **options})
-  return module.make(config, GENERATOR)
+def make(name, **options):
+  return plugins.make("views/latent", {"name": name, **options}, GENERATOR)
 
 
 def drawn(seed, shape):
@@ -36,17 +28,17 @@ def drawn(seed, shape):
 
 def test_lengths_and_projections():
   x = np.array([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0], [3e-25, 4e-25]], np.float32)
-  np.testing.assert_allclose(_vectors.norm(x[:3])[:, 0], [5, 0.5, 0])
+  np.testing.assert_allclose(vectors.norm(x[:3])[:, 0], [5, 0.5, 0])
   want = [[0.6, 0.8], [0.3, 0.4], [0, 0], [3e-25, 4e-25]]
-  np.testing.assert_allclose(_vectors.into_ball(x, 1.0), want, rtol=1e-6)
+  np.testing.assert_allclose(vectors.into_ball(x, 1.0), want, rtol=1e-6)
   want = [[0.6, 0.8], [0.6, 0.8], [0, 0], [0.6, 0.8]]
-  np.testing.assert_allclose(_vectors.unit(x), want, rtol=1e-6)
+  np.testing.assert_allclose(vectors.unit(x), want, rtol=1e-6)
 
 
 @pytest.mark.parametrize("length", [0.0, 0.5, 1.0, 2.0])
 def test_the_projections_gradient_is_finite_and_right(length):
   x = jnp.asarray([0.6, 0.8]) * length
-  got = jax.jacobian(lambda x: _vectors.into_ball(x, 1.0))(x)
+  got = jax.jacobian(lambda x: vectors.into_ball(x, 1.0))(x)
   # Inside the identity; outside x/|x|, whose Jacobian is (I - uu')/|x|.
   u = np.array([[0.6, 0.8]])
   want = np.eye(2) if length <= 1 else (np.eye(2) - u.T @ u) / length
@@ -72,7 +64,7 @@ def test_search_climbs_as_a_slow_twin_does_and_stays_in_the_ball():
   sigma, step_size, num_steps = 0.3, 0.4, 3
   radius = sigma * math.sqrt(DIM)
   view = make(
-    adversarial, sigma=sigma, step_size=step_size, num_steps=num_steps
+    "adversarial", sigma=sigma, step_size=step_size, num_steps=num_steps
   )
   anchors, direction = drawn(0, (4, DIM)), drawn(1, (4, 2, DIM))
   direction[:, 0] = 0  # the anchors' own renderings stay
@@ -103,9 +95,9 @@ def test_search_climbs_as_a_slow_twin_does_and_stays_in_the_ball():
 
 
 def test_it_starts_as_the_gaussian_view_drawn_into_the_ball():
-  view = make(adversarial, sigma=0.3, num_steps=0)
+  view = make("adversarial", sigma=0.3, num_steps=0)
   assert view.search is None
-  plain = make(gaussian, sigma=0.3)
+  plain = make("gaussian", sigma=0.3)
   z = jnp.asarray(drawn(0, DIM))
   for seed in range(20):
     key = jax.random.key(seed)
@@ -223,7 +215,7 @@ def test_the_navigators_gradient_is_that_of_the_loss():
 
 
 def test_a_navigator_is_bounded_by_sigma():
-  view = make(navigator, sigma=0.1)
+  view = make("navigator", sigma=0.1)
   params = jax.tree.map(lambda x: 10 * x, view.init(jax.random.key(0)))
   z = jnp.asarray(drawn(0, (50, DIM)))
   moved = jax.vmap(lambda z: view.apply(params, None, z, 0))(z) - z
@@ -232,11 +224,12 @@ def test_a_navigator_is_bounded_by_sigma():
 
 
 def test_a_trained_navigator_is_a_view_like_any_other(tmp_path):
-  learned = make(navigator, hidden=5)
+  learned = make("navigator", hidden=5)
   params = learned.init(rng.stream(0, "views_init"))
   assert params["linear0"]["kernel"].shape == (DIM, 5)
-  weights.save(tmp_path / "n.safetensors", params, {})
-  view = make(navigator, hidden=5, file=str(tmp_path / "n.safetensors"))
+  own = {"generator_sha256": GENERATOR.sha256}
+  weights.save(tmp_path / "n.safetensors", params, own)
+  view = make("navigator", hidden=5, file=str(tmp_path / "n.safetensors"))
   z = jnp.asarray(drawn(0, DIM))
   np.testing.assert_array_equal(
     view(jax.random.key(0), z, 0), learned.apply(params, None, z, 0)
@@ -245,28 +238,39 @@ def test_a_trained_navigator_is_a_view_like_any_other(tmp_path):
 
 def test_a_navigator_of_another_generator_is_refused(tmp_path):
   file = tmp_path / "n.safetensors"
-  params = make(navigator).init(jax.random.key(0))
+  params = make("navigator").init(jax.random.key(0))
   weights.save(file, params, {"generator_sha256": "a" * 64})
-  with pytest.raises(errors.UsageError, match="a{64}.*has none: it is random"):
-    support.open_program(
-      support.tiny("views.latent.name=navigator", f"views.latent.file={file}")
-    )
+  line = "sha256 none: its weights are random; .*a{64}"
+  with pytest.raises(errors.UsageError, match=line):
+    make("navigator", file=str(file))
 
 
 @pytest.mark.parametrize(
-  "module, options, says",
+  "name, options, says",
   [
-    (adversarial, {"sigma": -1.0}, "sigma=-1.0; allowed: sigma >= 0"),
-    (adversarial, {"num_steps": -1}, "num_steps=-1; allowed: 0, 1, 2"),
-    (adversarial, {"step_size": math.nan}, "step_size=nan"),
-    (navigator, {"learning_rate": 0.0}, "learning_rate=0.0; allowed: above 0"),
-    (navigator, {"b1": 1.0}, "b1=1.0; allowed: 0 <= b1 < 1"),
-    (navigator, {"hidden": -3}, "hidden=-3"),
-    (navigator, {"file": "gone.safetensors"}, "gone.safetensors"),
-    (mixture, {"views": {"adversarial": {}}}, "'adversarial' learns"),
+    ("adversarial", {"sigma": -1.0}, "sigma: given -1.0; allowed: .* >= 0"),
+    (
+      "adversarial",
+      {"num_steps": -1},
+      "num_steps: given -1; .* 0..100",
+    ),
+    ("adversarial", {"step_size": math.nan}, "step_size: given nan"),
+    (
+      "navigator",
+      {"learning_rate": 0.0},
+      "rate: given 0.0; allowed: .* > 0",
+    ),
+    ("navigator", {"b1": 1.0}, "b1: given 1.0; allowed: .*>= 0 and < 1"),
+    ("navigator", {"hidden": -3}, "hidden: given -3"),
+    ("navigator", {"file": "gone.safetensors"}, "gone.safetensors"),
+    (
+      "mixture",
+      {"views": {"adversarial": {}}},
+      "'adversarial'; .*does not learn",
+    ),
   ],
 )
-def test_bad_input_is_named(module, options, says):
+def test_bad_input_is_named(name, options, says):
   with pytest.raises(errors.UsageError, match=says) as raised:
-    make(module, **options)
+    make(name, **options)
   assert "\n" not in str(raised.value)

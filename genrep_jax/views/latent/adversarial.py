@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from genrep_jax.lib import contracts, options
-from genrep_jax.views.latent import _shared, _vectors
+from genrep_jax.views import vectors
+from genrep_jax.views.latent import _shared
 
 OPTIONS = _shared.GAUSSIAN | {
   "sigma": options.number(
@@ -53,15 +54,15 @@ def make(cfg, generator: contracts.Generator) -> contracts.LearnedView:
   def apply(params, key, z, y):
     del params, y
     w = noise(key, z.shape)
-    return z + _vectors.into_ball(w, radius).astype(z.dtype)
+    return z + vectors.into_ball(w, radius).astype(z.dtype)
 
   def search(slope, latents, anchors):
     anchors = anchors[:, None]
 
     def climb(moved, _):
       loss, gradient = slope(anchors + moved)
-      moved += step_size * radius * _vectors.unit(gradient)
-      return _vectors.into_ball(moved, radius), loss
+      moved += step_size * radius * vectors.unit(gradient)
+      return vectors.into_ball(moved, radius), loss
 
     # Traced once and unrolled: k is small, and XLA's CPU backend runs the
     # convolutions of a real loop's body slowly (a quick start step with k = 1:
@@ -69,7 +70,7 @@ def make(cfg, generator: contracts.Generator) -> contracts.LearnedView:
     moved, losses = jax.lax.scan(
       climb, latents - anchors, length=cfg.num_steps, unroll=True
     )
-    length = _vectors.norm(moved)
+    length = vectors.norm(moved)
     free = jnp.maximum(jnp.sum(length > 0), 1)
     return anchors + moved, {
       "loss_before_search": losses[0],

@@ -10,7 +10,8 @@ dimensions), z' stays where the prior has its mass, unlike z + w.
 import jax.numpy as jnp
 
 from genrep_jax.lib import contracts
-from genrep_jax.views.latent import _shared, _vectors
+from genrep_jax.views import vectors
+from genrep_jax.views.latent import _shared
 
 OPTIONS = _shared.GAUSSIAN  # GenRep's for BigBiGAN; for BigGAN sigma = 1
 
@@ -26,8 +27,8 @@ def make(cfg, generator: contracts.Generator) -> contracts.LatentView:
   def view(key, z, y):
     anchor = z.astype(jnp.float32)
     moved = shifted(key, anchor, y)
-    length = _vectors.norm(moved)
-    scale = _vectors.norm(anchor) / jnp.where(length > 0, length, 1.0)
+    length = vectors.norm(moved)
+    scale = vectors.norm(anchor) / jnp.where(length > 0, length, 1.0)
     return (moved * scale).astype(z.dtype)
 
   return view

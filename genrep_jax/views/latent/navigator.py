@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import optax
 
 from genrep_jax.lib import contracts, options, weights
-from genrep_jax.views.latent import _shared, _vectors
+from genrep_jax.views import vectors
+from genrep_jax.views.latent import _shared
 
 OPTIONS = {  # width, rate and b1 are COP-Gen's
   "hidden": options.integer(
@@ -80,7 +81,7 @@ def make(cfg, generator: contracts.Generator):
     x = jax.nn.relu(_linear(params["linear0"], x))
     w = _linear(params["linear1"], x)
     if radius:
-      w = _vectors.into_ball(w, radius)
+      w = vectors.into_ball(w, radius)
     return z + w.astype(z.dtype)
 
   if cfg.file:
