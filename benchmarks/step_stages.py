@@ -16,30 +16,17 @@ import time
 import jax
 import jax.numpy as jnp
 
-from genrep_jax import (
-  parts as parts_lib,
-  state as state_lib,
-  step as step_lib,
-)
-from genrep_jax.lib import configs, plugins
-from genrep_jax.tools import _cli, _session
-from genrep_jax.views import stages
+from genrep_jax.lib import configs, devices, execution
+from genrep_jax.run import Run
+from genrep_jax.tools import _cli
 
 
 def prefixes(config, mesh):
   """Returns ({name: jitted function}, their arguments)."""
-  program = step_lib.build(config, mesh)
-  dataset = generator = None
-  if config.source.name != "generator":
-    dataset = plugins.resolve("data", config.data.name).make(config.data)
-  if config.source.name != "array":
-    generator, _, _ = parts_lib.load_generator(
-      config, parts_lib.compute_dtype(config)
-    )
-  parts = parts_lib.make_parts(config, dataset, generator, program.total_steps)
-  views_of = stages.make_stages(config, parts, mesh).views
-  state = state_lib.initial(program, mesh)
-  frozen = state_lib.put_frozen(program, mesh)
+  run = Run(config, mesh)
+  views_of, encoder = run.stages.views, run.encoder
+  state = execution.initial(run.program)
+  frozen = execution.put_frozen(run.program)
 
   def sample(state, frozen):
     return views_of(state.step, frozen)[0].latents
@@ -57,12 +44,12 @@ def prefixes(config, mesh):
       "batch_stats": state.batch_stats,
     }
     rows = images.reshape(-1, *images.shape[2:])
-    return parts.encoder.apply(variables, rows, train=True)
+    return encoder.apply(variables, rows, train=True)
 
   functions = {"render": render, "augment": augment, "encode": encode}
-  if generator is not None and dataset is None:
+  if run.source.differentiable:
     functions = {"sample": sample, **functions}
-  functions["whole step"] = program.step
+  functions["whole step"] = run.program.step
   return {k: jax.jit(f) for k, f in functions.items()}, (state, frozen)
 
 
@@ -87,7 +74,7 @@ def main(argv):
   arguments.add_argument("--repeats", type=int, default=20)
   flags, overrides = _cli.parse(arguments, argv)
   config = configs.load(flags.config, overrides)
-  functions, values = prefixes(config, _session.start(config, None))
+  functions, values = prefixes(config, devices.start(config, None))
   measured = measure(functions, values, flags.repeats)
   before = 0.0
   print(f"{'up to':<12} {'ms':>8} {'quartiles':>15} {'adds ms':>8}")

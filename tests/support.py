@@ -10,14 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrep_jax import (
-  parts as parts_lib,
-  state as state_lib,
-  step as step_lib,
-)
-from genrep_jax.lib import configs, errors, mesh as mesh_lib
+from genrep_jax.lib import configs, errors, execution, mesh as mesh_lib
+from genrep_jax.run import Run
 from genrep_jax.tools import _cli
-from genrep_jax.views import stages
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The quick start, shrunk: same plug-ins, random generator weights, 28x28.
@@ -66,37 +61,36 @@ def mesh_of(devices: int):
   return mesh_lib.make_mesh(jax.devices()[:devices])
 
 
+def open_run(config, devices=1):
+  """Returns the Run of a config on so many devices."""
+  return Run(config, mesh_of(devices))
+
+
 def open_program(config, devices=1):
   """Builds a program; returns (program, mesh, state, frozen)."""
-  mesh = mesh_of(devices)
-  program = step_lib.build(config, mesh)
+  run = open_run(config, devices)
+  program = run.program
   return (
     program,
-    mesh,
-    state_lib.initial(program, mesh),
-    state_lib.put_frozen(program, mesh),
+    run.mesh,
+    execution.initial(program),
+    execution.put_frozen(program),
   )
 
 
-_shows = {}  # (config, devices, optimised) -> (compiled program, its arrays)
+_shows = {}  # (config, devices, optimized) -> (compiled program, its arrays)
 
 
 def shown(config, devices=1, step=0):
   """The views of one step, as numpy: (before T_x, after T_x, latents)."""
-  optimised = not jax.config.values["jax_disable_most_optimizations"]
-  key = config.to_json(), devices, optimised
+  optimized = not jax.config.values["jax_disable_most_optimizations"]
+  key = config.to_json(), devices, optimized
   if key not in _shows:
     if len(_shows) == 4:
       _shows.clear()
-    mesh = mesh_of(devices)
-    program = step_lib.build(config, mesh)
-    generator, _, _ = parts_lib.load_generator(config, jnp.float32)
-    _, num_anchors = parts_lib.stored_latents(config, generator)
-    parts = parts_lib.make_parts(
-      config, None, generator, program.total_steps, num_anchors
-    )
-    views_of = jax.jit(stages.make_stages(config, parts, mesh).views)
-    _shows[key] = views_of, state_lib.put_frozen(program, mesh)
+    run = open_run(config, devices)
+    frozen = execution.put_frozen(run.program)
+    _shows[key] = jax.jit(run.stages.views), frozen
   views_of, frozen = _shows[key]
   views, before = views_of(jnp.int32(step), frozen)
   return tuple(np.asarray(x) for x in (before, views.images, views.latents))

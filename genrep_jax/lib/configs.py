@@ -119,16 +119,30 @@ def describe(path: str, config) -> str:
   """
   text = [header(path), ""]
   for leaf in leaves(config):
-    option = leaf.option
-    unit = f" ({option.unit})" if option.unit else ""
-    about = f"{option.help}{unit}; allowed: {option.allowed}"
-    if leaf.value != option.default and leaf.key.split(".")[-1] != "name":
-      about += f"; default: {option.default!r}"
-    text.append(f"{leaf.key} = {leaf.value!r}")
-    text += textwrap.wrap(
-      about, 72, initial_indent="    ", subsequent_indent="    "
-    )
+    text += _described(leaf.key, leaf.value, leaf.option)
   return "\n".join(text)
+
+
+def option_lines(known: options_lib.Options) -> list[str]:
+  """Returns lines on declared options: default, help, unit and range."""
+  text = []
+  for key, option in known.items():
+    if isinstance(option, options_lib.Entry):
+      option = _name_option(option)
+    text += _described(key, option.default, option)
+  return text
+
+
+def _described(key, value, option) -> list[str]:
+  unit = f" ({option.unit})" if option.unit else ""
+  about = f"{option.help}{unit}; allowed: {option.allowed}"
+  if value != option.default and not key.endswith(".name"):
+    about += f"; default: {option.default!r}"
+  indent = "    "
+  wrapped = textwrap.wrap(
+    about, 72, initial_indent=indent, subsequent_indent=indent
+  )
+  return [f"{key} = {value!r}", *wrapped]
 
 
 def header(path: str) -> str:
@@ -140,12 +154,14 @@ def header(path: str) -> str:
   return ast.get_docstring(tree) or ""
 
 
-def _entry_leaves(entry, option, path):
+def _name_option(option: options_lib.Entry) -> options_lib.Option:
   known = ", ".join(plugins.names(option.room))
-  allowed = f"{known}, or a dotted module name"
   name = options_lib.text(option.default, option.help)
-  name = dataclasses.replace(name, allowed=allowed)
-  yield Leaf(f"{path}.name", name, entry.name)
+  return dataclasses.replace(name, allowed=f"{known}, or a dotted module name")
+
+
+def _entry_leaves(entry, option, path):
+  yield Leaf(f"{path}.name", _name_option(option), entry.name)
   if entry.name:
     module = plugins.resolve(option.room, entry.name)
     declared = {**plugins.declared(option.room, module), **option.shared}

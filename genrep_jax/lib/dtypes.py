@@ -32,14 +32,20 @@ def used(function, variables, *args):
   return jax.tree.unflatten(structure, found)
 
 
+def placed(x, dtype) -> jax.ShapeDtypeStruct:
+  """Returns what an array is when it is placed to be used in a dtype.
+
+  No array gets wider: that would take memory and save nothing.
+  """
+  wider = jnp.promote_types(x.dtype, dtype) != x.dtype
+  return jax.ShapeDtypeStruct(x.shape, x.dtype if wider else dtype)
+
+
 def cast(variables, dtypes):
-  """Converts numpy leaves to their dtypes, none to a wider one."""
-
-  def convert(x, dtype):
-    wider = jnp.promote_types(x.dtype, dtype) != x.dtype
-    return np.asarray(x) if wider else np.asarray(x, dtype)
-
-  return jax.tree.map(convert, variables, dtypes)
+  """Converts numpy leaves to the dtypes in which they are placed."""
+  return jax.tree.map(
+    lambda x, dtype: np.asarray(x, placed(x, dtype).dtype), variables, dtypes
+  )
 
 
 def _uses(jaxpr, variable) -> set:

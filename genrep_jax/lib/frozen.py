@@ -86,6 +86,21 @@ def from_config(entry, *, dtype=jnp.float32, key=None) -> Frozen:
   return Frozen(name, generator, variables, values, digest, metadata)
 
 
+def abstract(entry, *, dtype=jnp.float32):
+  """Returns (generator, its variables' shapes and placed types), unread.
+
+  Args:
+    entry: as in `from_config`; its weights are not opened.
+    dtype: compute type.
+  """
+  generator = plugins.make("generators", entry, dtype=dtype)
+  expected = jax.eval_shape(generator.init, jax.random.key(0))
+  if jnp.dtype(dtype) == jnp.float32:
+    return generator, expected
+  used = _used(generator, expected)
+  return generator, jax.tree.map(dtypes.placed, expected, used)
+
+
 def _used(generator, expected):
   """The types in which drawing latents' images uses the variables."""
 

@@ -14,11 +14,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genrep_jax.lib import contracts, export, metrics, optim, plugins, rng
+from genrep_jax.lib import (
+  contracts,
+  export,
+  hlo,
+  metrics,
+  optim,
+  plugins,
+  rng,
+)
 from genrep_jax.programs import _checks, _learned
 from genrep_jax.programs._stages import Stages
 
-STAGES = ("sample", "render", "augment", "encode", "loss", "update")
+STAGES = hlo.STAGES
 _PREVIEW_ANCHORS = 12
 
 

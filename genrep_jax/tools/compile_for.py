@@ -137,54 +137,55 @@ def topology_devices(text: str):
     ) from error
 
 
-def lower_step(program, mesh):
-  """Lowers one step of a program; returns (lowered, Shapes or None).
+def lower_step(run):
+  """Lowers one step of a run's program; returns (lowered, Shapes or None).
 
   Shapes are None for a game, whose collectives have other names.
   """
-  from genrep_jax import state as state_lib, step as step_lib
+  from genrep_jax.lib import execution
 
-  state, frozen = state_lib.abstract(program, mesh)
-  lowered = step_lib.jit(program, mesh).lower(state, frozen)
-  if not isinstance(state, state_lib.TrainState):
+  program = run.program
+  state, frozen = execution.abstract(program)
+  lowered = execution.jit(program).lower(state, frozen)
+  if "encode" not in program.stages:
     return lowered, None
   return lowered, _collectives.Shapes.of(state, program)
 
 
-def lower_render(config, mesh):
+def lower_render(run):
   """Lowers the rendering of one step's views; returns (lowered, Shapes).
 
   Args:
-    config: a resolved config; of it only what concerns the generator counts.
-    mesh: devices that share the batch.
+    run: a Run; of its config only what concerns the generator counts.
   """
   import jax
   import jax.numpy as jnp
 
-  from genrep_jax import parts as parts_lib
-  from genrep_jax.lib import mesh as mesh_lib, plugins
-  from genrep_jax.views import stages
+  from genrep_jax.lib import chunked, frozen, mesh as mesh_lib
 
-  parts_lib.check_batch(config.global_batch, mesh)
-  entry = config.generator
-  module = plugins.resolve("generators", entry.name)
-  generator = module.make(entry, dtype=parts_lib.PRECISIONS[config.precision])
-  split, whole = mesh_lib.batch(mesh), mesh_lib.replicated(mesh)
+  entry, mesh = run.config.generator, run.mesh
+  generator, variables = frozen.abstract(entry, dtype=run.dtype)
+  split, whole = mesh_lib.batch(mesh), run.replicated
 
   def abstract(shape, dtype, sharding):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
   variables = jax.tree.map(
-    lambda x: abstract(x.shape, x.dtype, whole),
-    jax.eval_shape(generator.init, jax.random.key(0)),
+    lambda x: abstract(x.shape, x.dtype, whole), variables
   )
-  b, v = config.global_batch, config.views.num_views
+  b, v = run.batch, run.config.views.num_views
   z = abstract((b, v, generator.latent_dim), jnp.float32, split)
   y = abstract((b,), jnp.int32, split)
 
   def render(variables, z, y):
-    chunk = entry.render_chunk
-    return stages.render_latents(generator, variables, z, y, mesh, chunk)
+    return chunked.render(
+      generator,
+      variables,
+      z,
+      y,
+      devices=mesh.devices.size,
+      chunk=entry.render_chunk,
+    )
 
   jitted = jax.jit(render, out_shardings=split)
   lowered = jitted.lower(variables, z, y)
@@ -306,20 +307,19 @@ def main(argv) -> int:
   import jax
 
   from genrep_jax.lib import configs, mesh as mesh_lib
-  from genrep_jax.tools import _session
+  from genrep_jax.run import Run
 
   # The persistent cache does not serve these compilations.
   jax.config.update("jax_enable_compilation_cache", False)
   config = configs.load(flags.config, overrides)
   devices = topology_devices(flags.topology)
-  mesh = mesh_lib.make_mesh(devices)
+  run = Run(config, mesh_lib.make_mesh(devices))
   if flags.program == "step":
-    program = _session.build(config, mesh)
-    images = program.images_per_step
-    lower = functools.partial(lower_step, program, mesh)
+    images = run.program.images_per_step
+    lower = functools.partial(lower_step, run)
   else:
     images = config.global_batch * config.views.num_views
-    lower = functools.partial(lower_render, config, mesh)
+    lower = functools.partial(lower_render, run)
   kind = devices[0].device_kind
   hosts = len({device.process_index for device in devices})
   print(
