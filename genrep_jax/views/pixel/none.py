@@ -39,4 +39,5 @@ def make(cfg, image_shape, num_views: int) -> contracts.PixelViews:
     planes = pixel_ops.normalize((planes + 1) / 2, cfg.mean, cfg.std)
     return jnp.moveaxis(planes, 0, -1)
 
-  return contracts.PixelViews((view,) * num_views, cfg.mean, cfg.std)
+  views = (view,) * num_views
+  return contracts.PixelViews(views, tuple(cfg.mean), tuple(cfg.std))
