@@ -1,13 +1,11 @@
 """The target network: an objective gets the average, and no gradient."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrep_jax import parts as parts_lib, step as step_lib
-from genrep_jax.lib import contracts, errors, rng
-from genrep_jax.views import stages
+from genrep_jax import run as run_lib
+from genrep_jax.lib import contracts, errors, execution, rng
 from tests import support
 
 BYOL = ("objective.name=byol", "global_batch=8", "ema_decay=0.5")
@@ -21,20 +19,21 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def run():
-  """Three steps: (config, program, mesh, states, losses, frozen)."""
-  config = support.tiny(*OPTIONS, *support.SGD)
-  program, mesh, state, frozen = support.open_program(config)
-  jitted = step_lib.jit(program, mesh)
+  """Three steps: (Run, states, losses, frozen)."""
+  run = run_lib.Run(support.tiny(*OPTIONS, *support.SGD), support.mesh_of(1))
+  program = run.program
+  state, frozen = execution.initial(program), execution.put_frozen(program)
+  jitted = execution.jit(program)
   states, losses = [jax.device_get(state)], []
   for _ in range(3):
     state, measured = jitted(state, frozen)
     states.append(jax.device_get(state))
     losses.append(float(measured.compute()["loss"]))
-  return config, program, mesh, states, losses, frozen
+  return run, states, losses, frozen
 
 
 def test_it_is_the_average_of_encoder_and_head(run):
-  _, _, _, states, _, _ = run
+  _, states, _, _ = run
   average = states[0].params
   for state in states[1:]:
     average = jax.tree.map(lambda a, b: (a + b) / 2, average, state.params)
@@ -46,33 +45,30 @@ def test_it_is_the_average_of_encoder_and_head(run):
 
 
 def test_the_loss_is_that_of_the_averages_features(run):
-  config, program, mesh, states, losses, frozen = run
-  generator, _, _ = parts_lib.load_generator(config, jnp.float32)
-  parts = parts_lib.make_parts(config, None, generator, program.total_steps)
-  views_of = stages.make_stages(config, parts, mesh).views
+  run, states, losses, frozen = run
 
   @jax.jit
   def loss_of(state, frozen):
-    views, _ = views_of(state.step, frozen)
+    views, _ = run.stages.views(state.step, frozen)
     b, v = views.images.shape[:2]
 
     def features(params, batch_stats):
       rows = views.images.reshape(b * v, *views.images.shape[2:])
       variables = {"params": params["encoder"], "batch_stats": batch_stats}
-      pooled = parts.encoder.apply(variables, rows, train=True)[0].pooled
+      pooled = run.encoder.apply(variables, rows, train=True)[0].pooled
       return contracts.Features(pooled.reshape(b, v, -1))
 
     ema = state.ema["params"]
     target = contracts.Target(
       features(ema, state.ema["batch_stats"]), ema["head"]
     )
-    loss, _, _ = parts.objective.apply(
+    loss, _, _ = run.objective.apply(
       state.params["head"],
       features(state.params, state.batch_stats),
       views,
       target,
       state.objective,
-      rng.stream(config.seed, "objective"),
+      rng.stream(run.seed, "objective"),
     )
     return loss
 
@@ -85,18 +81,18 @@ def test_the_loss_is_that_of_the_averages_features(run):
 
 
 def test_evaluations_can_take_either_network(run):
-  config, program, _, states, _, _ = run
-  average = program.encoder_variables(states[-1])["params"]
+  run, states, _, _ = run
+  average = run.program.variables(states[-1])["params"]
   jax.tree.map(
     np.testing.assert_array_equal,
     average,
     states[-1].ema["params"]["encoder"],
   )
   own = support.tiny(*OPTIONS, "evaluate_ema=False")
-  program = step_lib.build(own, support.mesh_of(1))
+  program = run_lib.Run(own, support.mesh_of(1)).program
   jax.tree.map(
     np.testing.assert_array_equal,
-    program.encoder_variables(states[-1])["params"],
+    program.variables(states[-1])["params"],
     states[-1].params["encoder"],
   )
 
@@ -104,4 +100,4 @@ def test_evaluations_can_take_either_network(run):
 def test_without_an_average_there_is_no_target():
   config = support.tiny(*OPTIONS, "ema_decay=0.0")
   with pytest.raises(errors.UsageError, match="needs a target network"):
-    step_lib.build(config, support.mesh_of(1))
+    _ = run_lib.Run(config, support.mesh_of(1)).program

@@ -7,13 +7,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax import step as step_lib
-from genrep_jax.generators import small
-from genrep_jax.lib import contracts, heads
+from genrep_jax import run as run_lib
+from genrep_jax.lib import contracts, execution, heads, plugins
 from genrep_jax.objectives import autoencoder
 from tests import support
 
@@ -25,19 +23,15 @@ _jit = functools.partial(
 )
 
 
-def _config(module, **changes):
-  return ml_collections.ConfigDict({**module.default_config(), **changes})
-
-
 @pytest.fixture(scope="module")
 def run():
   """(run, arguments): all terms of a head, through a generator of 4x4 px.
 
   run(params, features, z, y) -> (loss, metrics), gradient of params.
   """
-  generator = small.make(
-    _config(small, base_px=2, widths=(4,), extra_convs=(0,), **_SIZES),
-    dtype=jnp.float32,
+  layers = {"base_px": 2, "widths": (4,), "extra_convs": (0,)}
+  generator = plugins.make(
+    "generators", {"name": "small", **layers, **_SIZES}, dtype=jnp.float32
   )
   rng = np.random.default_rng(0)
 
@@ -51,8 +45,9 @@ def run():
   variables["batch_stats"] = jax.tree.map(
     lambda x: np.abs(x) + 1, variables["batch_stats"]
   )
-  objective = autoencoder.make(
-    _config(autoencoder, latent_weight=0.5, pixel_weight=3.0, **_SIZES), heads
+  terms = {"latent_weight": 0.5, "pixel_weight": 3.0}
+  objective = plugins.make(
+    "objectives", {"name": "autoencoder", **terms, **_SIZES}, heads
   )
   features = np.maximum(rng.normal(size=(_B, _V, _F)), 0).astype(np.float32)
   z = rng.normal(size=(_B, _V, _Z)).astype(np.float32)
@@ -172,8 +167,9 @@ def test_a_run_learns():
     "schedule.name=constant",
     "sampler.num_anchors=16",
   )
-  program, mesh, state, frozen = support.open_program(config)
-  step = step_lib.jit(program, mesh)
+  program = run_lib.Run(config, support.mesh_of(1)).program
+  state, frozen = execution.initial(program), execution.put_frozen(program)
+  step = execution.jit(program)
   found = []
   for _ in range(12):
     state, measured = step(state, frozen)

@@ -13,21 +13,21 @@ import pickle
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax import parts, state as state_lib, step as step_lib
-from genrep_jax.generators import small
+from genrep_jax import run as run_lib
 from genrep_jax.lib import (
   contracts,
   errors,
+  execution,
   heads,
   mesh as mesh_lib,
+  plugins,
   trees,
   weights,
 )
-from genrep_jax.objectives import _lpips, autoencoder, weighted
+from genrep_jax.objectives import _lpips, autoencoder
 from genrep_jax.tools import convert_weights
 from tests import fixture_files, support
 
@@ -55,7 +55,7 @@ def state(recorded):
 @pytest.fixture(scope="module")
 def thin(state):
   """Its weights, as `distance` takes them."""
-  return _lpips.convert(state)[0]
+  return autoencoder.CONVERTER.convert(state)[0]
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +127,27 @@ def test_where_no_channel_is_alive_gradients_are_finite(recorded, thin):
   distances, grad = _slope(dead, recorded["in/a"], recorded["in/b"])
   assert np.isfinite(distances).all() and np.all(distances > 0)
   assert np.isfinite(grad).all() and np.any(grad != 0)
-  # Epsilon is beside the norm: features as short as it are halved.
-  x = np.array([[3e-11, 4e-11], [0, 5e-11]], np.float32)
-  np.testing.assert_allclose(
-    _lpips._unit(x), [[0.2, 0.8 / 3], [0, 1 / 3]], rtol=1e-5
-  )
+
+
+def test_epsilon_is_beside_the_norm(recorded, thin):
+  """Features as short as it are far from unit vectors."""
+  a, b = recorded["in/a"], recorded["in/b"]
+  short = {name: 1e-11 * x for name, x in thin["conv5_3"].items()}
+  weights = {**thin, "conv5_3": short}
+  maps = [_jit(_lpips.features)(weights, x) for x in (a, b)]
+
+  def by_hand(epsilon):
+    total = 0
+    for layer, pair in enumerate(zip(*maps, strict=True), 1):
+      pair = [np.asarray(x, np.float64) for x in pair]
+      norms = [np.sqrt((x**2).sum(-1, keepdims=True)) for x in pair]
+      u, v = (x / (n + epsilon) for x, n in zip(pair, norms, strict=True))
+      total += (thin[f"lin{layer}"] * (u - v) ** 2).sum(-1).mean((1, 2))
+    return total
+
+  distances, _ = _slope(weights, a, b)
+  np.testing.assert_allclose(distances, by_hand(1e-10), rtol=1e-5)
+  assert np.all(distances < 0.999 * by_hand(1e-30))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +170,7 @@ def test_another_state_dict_is_refused(state, change, words):
   arrays = dict(state)
   change(arrays)
   with pytest.raises(errors.UsageError) as caught:
-    _lpips.convert(arrays)
+    autoencoder.CONVERTER.convert(arrays)
   line = str(caught.value)
   assert "\n" not in line
   for word in words:
@@ -181,38 +197,36 @@ def test_the_file_of_the_command(thin, file, tmp_path):
   for path, sha256, words in (
     (tmp_path / "none", "", "no file"),
     (tmp_path / "a.pth", "", "a pickle"),
-    (other, "", f"{_KEY}: .* holds no LPIPS weights"),
+    (other, "", f"{_KEY}: given .*; allowed: LPIPS weights"),
     (cut, "", "conv1_1/bias: missing"),
     (file, "0" * 64, f"has sha256 {digest}, the config says 0000"),
     ("hf://me/it/f@main", "", "give the sha256"),
   ):
     with pytest.raises(errors.UsageError, match=words) as caught:
-      autoencoder.make(_config(path, lpips_sha256=sha256), heads)
+      _make(path, lpips_sha256=sha256)
     assert "\n" not in str(caught.value)
 
 
-def _config(file, **changes):
-  options = autoencoder.default_config() | {"latent_dim": 4}
-  options |= {"lpips_weights": str(file)} | changes
-  return ml_collections.ConfigDict(options)
+def _make(file, **changes):
+  entry = {"name": "autoencoder", "latent_dim": 4, "lpips_weights": str(file)}
+  return plugins.make("objectives", entry | changes, heads)
 
 
 def test_bad_options(file, thin):
   for key, value in (("lpips_weight", -1.0), ("lpips_weight", np.inf)):
     for path in (file, ""):
-      with pytest.raises(errors.UsageError, match=f"{key}: {value}"):
-        autoencoder.make(_config(path, **{key: value}), heads)
+      with pytest.raises(errors.UsageError, match=f"{key}: given {value}"):
+        _make(path, **{key: value})
   zeros = {"latent_weight": 0.0, "pixel_weight": 0.0}
-  autoencoder.make(_config(file, **zeros), heads)
-  with pytest.raises(errors.UsageError, match="sum to zero"):
-    autoencoder.make(_config("", **zeros), heads)
-  with pytest.raises(errors.UsageError, match="lpips_weight sum to zero"):
-    autoencoder.make(_config(file, lpips_weight=0.0, **zeros), heads)
+  _make(file, **zeros)
+  with pytest.raises(errors.UsageError, match="allowed: a weight > 0"):
+    _make("", **zeros)
+  with pytest.raises(errors.UsageError, match="lpips_weight.*a weight > 0"):
+    _make(file, lpips_weight=0.0, **zeros)
   for shape in ((1, 15, 16, 3), (1, 16, 15, 1), (1, 16, 16, 2)):
     images = jnp.zeros(shape)
     with pytest.raises(errors.UsageError, match="16x16 pixels of 1 or 3"):
       _lpips.distance(thin, images, images)
-  _lpips.check_shape("images", (1, 16, 16, 3))
 
 
 def test_small_images_are_refused_before_anything_runs(file):
@@ -220,14 +234,14 @@ def test_small_images_are_refused_before_anything_runs(file):
 
   def made(base_px, path):
     config.generator.base_px, config.objective.lpips_weights = base_px, path
-    return parts.make_parts(config, None, small.make(config.generator), 10)
+    return run_lib.Run(config, support.mesh_of(1)).objective
 
   with pytest.raises(errors.UsageError) as caught:
     made(3, str(file))
-  line = "'autoencoder': images of 12x12 pixels, but it needs at least 16x16"
+  line = "images of 12x12 pixels; it needs at least 16x16"
   assert line in str(caught.value)
-  assert made(4, str(file)).objective.min_px == 16
-  assert made(3, "").objective.min_px == 0
+  assert made(4, str(file)).min_px == 16
+  assert made(3, "").min_px == 0
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +281,7 @@ def test_the_loss_is_the_sum_of_its_parts(file, thin, shown):
   options = {"latent_weight": 0.5, "pixel_weight": 3.0, "lpips_weight": 0.7}
   runs = []
   for path in (file, ""):
-    objective = autoencoder.make(_config(path, **options), heads)
+    objective = _make(path, **options)
     assert (objective.frozen is None) == (path == "")
     run = _jit(jax.value_and_grad(_apply(objective, shown), has_aux=True))
     runs.append(run(_params(), objective.frozen))
@@ -305,30 +319,27 @@ def test_a_sum_gives_each_term_its_own(file, thin, shown, tmp_path):
   other = tmp_path / "half.safetensors"
   weights.save(other, half, weights.read_metadata(file))
   options = {"name": "autoencoder", "latent_dim": 4}
-  config = ml_collections.ConfigDict(
-    {
-      "name": "weighted",
-      "terms": {
-        "whole": {**options, "lpips_weights": str(file)},
-        "half": {**options, "lpips_weights": str(other)},
-        "none": options,
-      },
-    }
-  )
-  weighted.complete(config)
-  objective = weighted.make(config, heads)
+  terms = {
+    "whole": {**options, "lpips_weights": str(file)},
+    "half": {**options, "lpips_weights": str(other)},
+    "none": options,
+  }
+
+  def made(terms):
+    entry = {"name": "weighted", "terms": terms}
+    return plugins.make("objectives", entry, heads)
+
+  objective = made(terms)
   assert set(objective.frozen) == {"whole", "half"}
   assert objective.min_px == 16
-  params = {label: _params() for label in config.terms}
+  params = {label: _params() for label in terms}
   run = _apply(objective, shown, {label: {} for label in params})
   _, metrics = _jit(run)(params, objective.frozen)
   np.testing.assert_allclose(
     metrics["half_lpips"], 0.5 * metrics["whole_lpips"], rtol=1e-6
   )
   assert "none_lpips" not in metrics and metrics["half_lpips"] > 0
-  config.terms = {"none": options}
-  weighted.complete(config)
-  assert weighted.make(config, heads).frozen is None
+  assert made({"none": options}).frozen is None
 
 
 def test_a_run_is_given_the_weights(file, thin):
@@ -343,10 +354,10 @@ def test_a_run_is_given_the_weights(file, thin):
     "global_batch=4",
   )
   mesh = support.mesh_of(2)
-  program = step_lib.build(config, mesh)
-  frozen = state_lib.put_frozen(program, mesh)
+  program = run_lib.Run(config, mesh).program
+  frozen = execution.put_frozen(program)
   # Any state will do; to compile the initial one takes longer.
-  state, _ = state_lib.abstract(program, mesh)
+  state, _ = execution.abstract(program)
   state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
   jax.tree.map(np.testing.assert_array_equal, program.frozen["objective"], thin)
   for leaf in jax.tree.leaves(frozen["objective"]):

@@ -3,11 +3,10 @@
 import functools
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.lib import heads
+from genrep_jax.lib import heads, plugins
 from genrep_jax.objectives import multi_positive, simclr, supcon
 
 _loss = jax.jit(functools.partial(multi_positive.loss, temperature=0.2))
@@ -57,8 +56,6 @@ def test_order_of_the_views_does_not_matter():
 
 
 def test_objective():
-  config = ml_collections.ConfigDict(multi_positive.default_config())
-  assert config.name == "multi_positive"
-  objective = multi_positive.make(config, heads)
+  objective = plugins.make("objectives", {"name": "multi_positive"}, heads)
   assert objective.requires == frozenset() and objective.min_views == 2
   assert objective.chance(64, 4) == pytest.approx(np.log(255))

@@ -9,12 +9,10 @@ import math
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax import parts
-from genrep_jax.generators import small
+from genrep_jax import run as run_lib
 from genrep_jax.lib import contracts, errors, heads, mesh as mesh_lib, plugins
 from genrep_jax.objectives import (
   amdim,
@@ -26,7 +24,6 @@ from genrep_jax.objectives import (
   dim,
   inverter,
   moco_v3,
-  multi_positive,
   simclr,
   simsiam,
   supcon,
@@ -45,24 +42,24 @@ _SMALL = {
   "latent_dim": _Z,
   "num_classes": _K,
 }
-# name: (module, changed options).
+# name: (objective, changed options).
 _MADE = {
-  "cmc": (cmc, {"graph": "full", "temperature": 0.3}),
-  "moco_v3": (moco_v3, {"temperature": 0.3}),
-  "byol": (byol, {}),
-  "simsiam": (simsiam, {}),
-  "vicreg": (vicreg, {"variance_reduction": "sum"}),
-  "barlow_twins": (barlow_twins, {"off_diagonal_weight": 0.02}),
-  "dim_jsd": (dim, {}),
-  "dim_infonce": (dim, {"measure": "infonce"}),
-  "amdim": (amdim, {"clip": 5.0, "regulariser": 0.1}),
-  "inverter": (inverter, {"head_hidden": (11,)}),
-  "inverter_supervised": (inverter, {"supervised": True}),
-  "classifier": (classifier, {}),
-  "autoencoder": (autoencoder, {"latent_weight": 0.5, "pixel_weight": 2.0}),
+  "cmc": ("cmc", {"graph": "full", "temperature": 0.3}),
+  "moco_v3": ("moco_v3", {"temperature": 0.3}),
+  "byol": ("byol", {}),
+  "simsiam": ("simsiam", {}),
+  "vicreg": ("vicreg", {"variance_reduction": "sum"}),
+  "barlow_twins": ("barlow_twins", {"off_diagonal_weight": 0.02}),
+  "dim_jsd": ("dim", {}),
+  "dim_infonce": ("dim", {"measure": "infonce"}),
+  "amdim": ("amdim", {"clip": 5.0, "regularizer": 0.1}),
+  "inverter": ("inverter", {"head_hidden": (11,)}),
+  "inverter_supervised": ("inverter", {"supervised": True}),
+  "classifier": ("classifier", {}),
+  "autoencoder": ("autoencoder", {"latent_weight": 0.5, "pixel_weight": 2.0}),
   # Of three views: multi-positive, too, which is the same function.
-  "simclr": (simclr, {"temperature": 0.3, "mask_same_class": True}),
-  "supcon": (supcon, {"temperature": 0.3}),
+  "simclr": ("simclr", {"temperature": 0.3, "mask_same_class": True}),
+  "supcon": ("supcon", {"temperature": 0.3}),
 }
 # Those whose head is the whole of their params, and those that see the labels.
 _CONTRASTIVE = ("simclr", "supcon")
@@ -77,15 +74,15 @@ every = pytest.mark.parametrize("name", _MADE)
 _SPREAD = tuple(n for n in _MADE if n not in ("dim_infonce", "inverter"))
 
 
-def _config(module, changes=()):
-  options = module.default_config()
-  options |= {k: x for k, x in _SMALL.items() if k in options}
-  return ml_collections.ConfigDict({**options, **dict(changes)})
+def _build(name, changes=()):
+  known = plugins.defaults("objectives", name)
+  sizes = {key: x for key, x in _SMALL.items() if key in known}
+  entry = {"name": name, **sizes, **dict(changes)}
+  return plugins.make("objectives", entry, heads)
 
 
 def _make(name):
-  module, changes = _MADE[name]
-  return module.make(_config(module, changes), heads)
+  return _build(*_MADE[name])
 
 
 def _features(seed):
@@ -330,7 +327,7 @@ def _by_hand(initial):
   out["vicreg"] = vicreg.loss(z, variance_reduction="sum")
   z = run(wide, "barlow_twins", "projector", features.pooled)
   out["barlow_twins"] = barlow_twins.loss(z, off_diagonal_weight=0.02)
-  for measure in dim.MEASURES:
+  for measure in ("jsd", "infonce"):
     name = f"dim_{measure}"
     out[name] = dim.loss(
       run(critic, name, "local", rows.local),
@@ -355,7 +352,7 @@ def _by_hand(initial):
     run(rkhs, "amdim", "fine", features.local),
     jax.random.randint(_KEY, (_B, _V), 0, 4),
     clip=5.0,
-    regulariser=0.1,
+    regularizer=0.1,
   )
   z = run(heads.mlp([11], _Z), "inverter", "latent", features.pooled)
   out["inverter"] = jnp.mean((z - shown.latents) ** 2)
@@ -456,12 +453,12 @@ def test_levels_of_chance():
   assert level.pop("moco_v3") == pytest.approx(4 * 0.3 * math.log(64))
   assert level.pop("classifier") == pytest.approx(math.log(_K))
   assert set(level.values()) == {None}
-  core = cmc.make(_config(cmc), heads)
+  core = _build("cmc")
   assert core.chance(64, 4) == pytest.approx(3 * 2 * math.log(64))
   assert core.chance(1, 4) is None
   # What is left of the negatives depends on the labels.
-  for module in (cmc, moco_v3):
-    masked = module.make(_config(module, {"mask_same_class": True}), heads)
+  for name in ("cmc", "moco_v3"):
+    masked = _build(name, {"mask_same_class": True})
     assert masked.chance(64, 4) is None
 
 
@@ -480,13 +477,12 @@ def test_what_they_need():
   assert {x.min_views for x in made.values()} == {1, 2}
   local = {n for n, x in made.items() if "local" in x.requires}
   assert local == {"dim_jsd", "dim_infonce", "amdim"}
-  for module in (simclr, multi_positive, cmc, moco_v3):
-    masked = module.make(_config(module, {"mask_same_class": True}), heads)
-    plain = module.make(_config(module), heads)
+  for name in ("simclr", "multi_positive", "cmc", "moco_v3"):
+    masked = _build(name, {"mask_same_class": True})
+    plain = _build(name)
     assert masked.requires == plain.requires | {"labels"}
-  assert "mask_same_class" not in supcon.default_config()
-  unconditional = _config(autoencoder, {"num_classes": 0})
-  requires = autoencoder.make(unconditional, heads).requires
+  assert "mask_same_class" not in plugins.defaults("objectives", "supcon")
+  requires = _build("autoencoder", {"num_classes": 0}).requires
   assert requires == {"latents", "generator"}
   assert made["autoencoder"].requires == requires | {"labels"}
 
@@ -494,16 +490,16 @@ def test_what_they_need():
 @pytest.mark.parametrize(
   ("options", "words"),
   [
-    (("name=simclr", "mask_same_class=True"), "'simclr' needs labels.*uncond"),
-    (("name=cmc", "mask_same_class=True"), "'cmc' needs labels.*uncond"),
-    (("name=byol",), "'byol' needs a target network.*ema_decay=0.0"),
-    (("name=moco_v3", "mask_same_class=True"), "needs labels, target"),
-    (("name=vicreg",), "num_views: 1.*'vicreg'.*at least 2"),
-    (("name=inverter",), "latent_dim: 0.*there is no generator"),
-    (("name=autoencoder",), "latent_dim: 0.*there is no generator"),
+    (("name=simclr", "mask_same_class=True"), "'simclr'.*without labels.*unc"),
+    (("name=cmc", "mask_same_class=True"), "'cmc'.*without labels.*uncond"),
+    (("name=byol",), "ema_decay: given 0.0.*'byol' needs a target network"),
+    (("name=moco_v3", "mask_same_class=True"), "without labels, target"),
+    (("name=vicreg",), "num_views: given 1; .*at least 2.*'vicreg'"),
+    (("name=inverter",), "latent_dim: given 0.*there is no generator"),
+    (("name=autoencoder",), "latent_dim: given 0.*there is no generator"),
     (
       ("name=autoencoder", "latent_dim=3"),
-      "needs generator, latents, which source 'array'",
+      "without generator, latents, which source 'array'",
     ),
   ],
   ids=lambda x: x[0] if isinstance(x, tuple) else "",
@@ -516,79 +512,75 @@ def test_what_a_run_does_not_provide(options, words):
     f"source.name={'array' if images else 'generator'}",
     f"views.num_views={1 if 'num_views' in words else 2}",
   )
-  given = [None, small.make(config.generator)]
-  if images:
-    given = [plugins.resolve("data", config.data.name).make(config.data), None]
+  run = run_lib.Run(config, support.mesh_of(1))
   with pytest.raises(errors.UsageError, match=words) as caught:
-    parts.make_parts(config, *given, total_steps=10)
+    _ = run.objective
   assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-  ("module", "key", "value"),
+  ("name", "key", "value"),
   [
-    (cmc, "temperature", 0.0),
-    (cmc, "graph", "ring"),
-    (cmc, "chunk_rows", -1),
-    (cmc, "head_dim", 0),
-    (moco_v3, "temperature", math.nan),
-    (moco_v3, "chunk_rows", 1.5),
-    (byol, "projector_dim", 0),
-    (simsiam, "predictor_hidden", (-3,)),
-    (vicreg, "variance_weight", -25.0),
-    (vicreg, "variance_reduction", "max"),
-    (barlow_twins, "off_diagonal_weight", math.inf),
-    (dim, "measure", "dv"),
-    (dim, "mi_units", 0),
-    (amdim, "clip", -20.0),
-    (amdim, "regulariser", -1.0),
-    (amdim, "coarse_window", 0),
-    (amdim, "rkhs_dim", 0),
-    (inverter, "latent_dim", 0),
-    (classifier, "num_classes", 0),
-    (dim, "chunk_rows", -1),
-    (amdim, "chunk_rows", 2.5),
-    (autoencoder, "pixel_weight", -1.0),
-    (autoencoder, "latent_dim", 0),
-    (autoencoder, "num_classes", -1),
+    ("cmc", "temperature", 0.0),
+    ("cmc", "graph", "ring"),
+    ("cmc", "chunk_rows", -1),
+    ("cmc", "head_dim", 0),
+    ("moco_v3", "temperature", math.nan),
+    ("moco_v3", "chunk_rows", 1.5),
+    ("byol", "projector_dim", 0),
+    ("simsiam", "predictor_hidden", (-3,)),
+    ("vicreg", "variance_weight", -25.0),
+    ("vicreg", "variance_reduction", "max"),
+    ("barlow_twins", "off_diagonal_weight", math.inf),
+    ("dim", "measure", "dv"),
+    ("dim", "mi_units", 0),
+    ("amdim", "clip", -20.0),
+    ("amdim", "regularizer", -1.0),
+    ("amdim", "coarse_window", 0),
+    ("amdim", "rkhs_dim", 0),
+    ("inverter", "latent_dim", 0),
+    ("classifier", "num_classes", 0),
+    ("dim", "chunk_rows", -1),
+    ("amdim", "chunk_rows", 2.5),
+    ("autoencoder", "pixel_weight", -1.0),
+    ("autoencoder", "latent_dim", 0),
+    ("autoencoder", "num_classes", -1),
   ],
 )
-def test_bad_option(module, key, value):
+def test_bad_option(name, key, value):
   with pytest.raises(errors.UsageError) as caught:
-    module.make(_config(module, {key: value}), heads)
+    _build(name, {key: value})
   message = str(caught.value)
   assert "\n" not in message
-  assert str(value).strip("(),") in message
+  assert message.startswith(f"objective.{key}: given {value!r}; allowed: ")
 
 
 def test_weights_that_sum_to_zero():
-  for module, term in ((vicreg, "covariance"), (autoencoder, "pixel")):
-    config = _config(module)
-    for key in config:
-      if key.endswith("_weight"):
-        config[key] = 0.0
-    with pytest.raises(errors.UsageError, match=f"{term}_weight sum to zero"):
-      module.make(config, heads)
+  for name, term in (("vicreg", "covariance"), ("autoencoder", "pixel")):
+    known = plugins.defaults("objectives", name)
+    zeros = {key: 0.0 for key in known if key.endswith("_weight")}
+    words = f"objective: given .*{term}_weight.*; allowed: a weight > 0"
+    with pytest.raises(errors.UsageError, match=words):
+      _build(name, zeros)
 
 
 def test_a_supervised_inverter_needs_classes():
-  config = _config(inverter, {"num_classes": 0})
-  inverter.make(config, heads)
-  config.supervised = True
-  with pytest.raises(errors.UsageError, match="objective.num_classes: 0"):
-    inverter.make(config, heads)
+  _build("inverter", {"num_classes": 0})
+  words = "objective.num_classes: given 0; .*the generator has none"
+  with pytest.raises(errors.UsageError, match=words):
+    _build("inverter", {"num_classes": 0, "supervised": True})
 
 
 @pytest.mark.parametrize(
-  ("module", "rows"), [(cmc, 8), (moco_v3, 8), (amdim, 8), (dim, 16)]
+  ("name", "rows"), [("cmc", 8), ("moco_v3", 8), ("amdim", 8), ("dim", 16)]
 )
-def test_chunk_is_checked_before_anything_runs(module, rows):
-  objective = module.make(_config(module, {"chunk_rows": 5}), heads)
+def test_chunk_is_checked_before_anything_runs(name, rows):
+  objective = _build(name, {"chunk_rows": 5})
   features = contracts.Features(
     jax.ShapeDtypeStruct((8, 2, 4), "f4"),
     jax.ShapeDtypeStruct((8, 2, 3, 3, 4), "f4"),
   )
   what = "anchors times views" if rows == 16 else "one per anchor"
-  words = rf"5 does not divide the {rows} rows \({what}\)"
+  words = rf"given 5; .* a divisor of the {rows} rows \({what}\)"
   with pytest.raises(errors.UsageError, match=words):
     objective.init(jax.random.key(0), features)

@@ -4,11 +4,10 @@ import functools
 import math
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.lib import contracts, errors, heads
+from genrep_jax.lib import contracts, errors, heads, plugins
 from genrep_jax.objectives import _contrastive, simclr
 
 _jit = functools.partial(
@@ -18,8 +17,8 @@ _GENREP = {"temperature": 0.1, "base_temperature": 0.07}
 _CHANCE = 1 / 0.7 * math.log(511)  # 8.909: GenRep's loss without information
 
 
-def _config(**changed):
-  return ml_collections.ConfigDict({**simclr.default_config(), **changed})
+def _make(**options):
+  return plugins.make("objectives", {"name": "simclr", **options}, heads)
 
 
 def _normal(*shape, seed=0):
@@ -76,7 +75,7 @@ def test_start_behind_a_fresh_head():
   head keeps them so, and equal cosines of any size cost log(n - 1).
   """
   maps = np.maximum(_normal(256, 2, 16, 512), 0)
-  objective = simclr.make(_config(base_temperature=0.07), heads)
+  objective = _make(base_temperature=0.07)
   _, value, metrics, _ = _run(objective, maps.mean(axis=2))
   assert abs(value - _CHANCE) < 0.03
   assert metrics["positive_cosine"] > 0.85 and metrics["negative_cosine"] > 0.85
@@ -107,9 +106,7 @@ def test_base_temperature_is_a_factor():
 
 def test_objective_is_the_loss_of_the_head():
   pooled = _normal(8, 3, 12)
-  objective = simclr.make(
-    _config(temperature=0.3, head_hidden=20, head_dim=6), heads
-  )
+  objective = _make(temperature=0.3, head_hidden=20, head_dim=6)
   assert objective.requires == frozenset() and objective.min_views == 2
   params, value, metrics, state = _run(objective, pooled)
   shapes = [x.shape for x in jax.tree.leaves(params)]
@@ -136,8 +133,8 @@ def test_objective_is_the_loss_of_the_head():
 
 def test_chunked_objective_is_the_objective():
   pooled = _normal(8, 2, 12)
-  whole = _run(simclr.make(_config(), heads), pooled)
-  chunked = _run(simclr.make(_config(chunk_rows=4), heads), pooled)
+  whole = _run(_make(), pooled)
+  chunked = _run(_make(chunk_rows=4), pooled)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
     whole,
@@ -148,7 +145,7 @@ def test_chunked_objective_is_the_objective():
 
 
 def test_accuracy_of_a_collapse_and_of_separated_anchors():
-  run = functools.partial(_run, simclr.make(_config(), heads))
+  run = functools.partial(_run, _make())
   _, _, metrics, _ = run(np.ones((16, 2, 32), np.float32))
   assert metrics["contrastive_accuracy"] == 0
   _, _, metrics, _ = run(np.repeat(_normal(16, 1, 32), 2, axis=1))
@@ -162,21 +159,26 @@ def test_accuracy_of_a_collapse_and_of_separated_anchors():
     ("temperature", 0.0),
     ("temperature", -0.1),
     ("temperature", math.nan),
+    ("temperature", 1e-30),
+    ("temperature", 1e30),
+    ("base_temperature", 1e-30),
     ("base_temperature", -0.07),
     ("chunk_rows", -1),
     ("head_hidden", -1),
     ("head_dim", 0),
+    ("head_dim", 10**12),
   ],
 )
 def test_bad_option(key, value):
   with pytest.raises(errors.UsageError) as caught:
-    simclr.make(_config(**{key: value}), heads)
+    _make(**{key: value})
   message = str(caught.value)
-  assert str(value) in message and "\n" not in message
+  assert f"objective.{key}: given {value}; allowed: " in message
+  assert "\n" not in message
 
 
 def test_chunk_is_checked_before_anything_runs():
-  objective = simclr.make(_config(chunk_rows=5), heads)
+  objective = _make(chunk_rows=5)
   features = contracts.Features(jax.ShapeDtypeStruct((8, 2, 4), "f4"))
-  with pytest.raises(errors.UsageError, match="5 does not divide the 16"):
+  with pytest.raises(errors.UsageError, match="given 5; .* of the 16 rows"):
     objective.init(jax.random.key(0), features)

@@ -4,10 +4,9 @@ import functools
 import math
 
 import jax
-import ml_collections
 import numpy as np
 
-from genrep_jax.lib import contracts, heads
+from genrep_jax.lib import contracts, heads, plugins
 from genrep_jax.objectives import simclr, supcon
 
 _loss = jax.jit(functools.partial(supcon.loss, temperature=0.2))
@@ -40,10 +39,8 @@ def test_order_of_the_anchors_does_not_matter():
 
 
 def test_objective_takes_the_labels_of_the_views():
-  config = ml_collections.ConfigDict(
-    {**supcon.default_config(), "base_temperature": 0.07}
-  )
-  objective = supcon.make(config, heads)
+  config = {"name": "supcon", "base_temperature": 0.07}
+  objective = plugins.make("objectives", config, heads)
   assert objective.requires == {"labels"} and objective.min_views == 1
   np.testing.assert_allclose(
     objective.chance(256, 2), math.log(511) / 0.7, rtol=1e-6

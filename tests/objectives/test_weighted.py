@@ -2,22 +2,18 @@
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.lib import configs, contracts, errors, heads
-from genrep_jax.objectives import simclr, supcon, weighted
+from genrep_jax.lib import configs, contracts, errors, heads, plugins
 from tests import support
 
 KEY = jax.random.key(0)
 TERMS = {"simclr": {"weight": 0.5}, "classes": {"name": "supcon"}}
 
 
-def config(**terms):
-  cfg = ml_collections.ConfigDict({"name": "weighted", "terms": terms})
-  weighted.complete(cfg)
-  return cfg
+def _make(**terms):
+  return plugins.make("objectives", {"name": "weighted", "terms": terms}, heads)
 
 
 def _gradients(loss, params, features):
@@ -29,7 +25,7 @@ def test_the_sum_and_its_gradients_are_those_of_its_terms():
   features = contracts.Features(jax.random.normal(KEY, (4, 2, 16)))
   abstract = jax.eval_shape(lambda: features)
   views = contracts.Views(jnp.zeros((4, 2, 1, 1, 1)), labels=jnp.arange(4) % 2)
-  whole = weighted.make(config(**TERMS), heads)
+  whole = _make(**TERMS)
   assert whole.requires == {"labels"} and whole.min_views == 2
   params, state = jax.eval_shape(lambda: whole.init(KEY, abstract))
   random = np.random.default_rng(0)  # to compile `init` takes seconds
@@ -44,12 +40,11 @@ def test_the_sum_and_its_gradients_are_those_of_its_terms():
     lambda p, f: loss(whole, p, state, f), params, features
   )
   total, by_features = 0.0, 0.0
-  for label, module, weight in (
-    ("simclr", simclr, 0.5),
-    ("classes", supcon, 1),
+  for label, name, weight in (
+    ("simclr", "simclr", 0.5),
+    ("classes", "supcon", 1),
   ):
-    options = ml_collections.ConfigDict(module.default_config())
-    one = module.make(options, heads)
+    one = plugins.make("objectives", {"name": name}, heads)
     value_, grads_ = _gradients(
       lambda p, f, one=one: loss(one, p, {}, f), params[label], features
     )
@@ -74,18 +69,20 @@ def test_the_sum_and_its_gradients_are_those_of_its_terms():
 @pytest.mark.parametrize(
   "terms, words",
   [
-    ({}, "empty"),
-    ({"simclr": {"weight": -1.0}}, "terms.simclr.weight: -1.0"),
-    ({"simclr": {"weight": 0.0}}, "sum to zero"),
-    ({"simclr": {"temprature": 1.0}}, "no option 'temprature'"),
-    ({"simcrl": {}}, "nearest: 'simclr'"),
-    ({"weighted": {}}, "a sum within a sum"),
-    ({"simclr": 1.0}, "not a dictionary"),
+    ({}, "objective.terms: given {}; allowed: objectives"),
+    ({"simclr": {"weight": -1.0}}, "terms.simclr.weight: given -1.0"),
+    ({"simclr": {"weight": 0.0}}, "given {'simclr': 0.0}; .* a weight > 0"),
+    ({"simclr": {"temprature": 1.0}}, "terms.simclr.temprature: unknown opt"),
+    ({"simclr": {"temperature": 0.0}}, "terms.simclr.temperature: given 0.0"),
+    ({"simcrl": {}}, "terms.simcrl.name: .*nearest: 'simclr'"),
+    ({"weighted": {}}, "terms.weighted.name: .* no sum within a sum"),
+    ({"a": {"name": "weighted", "terms": {"simclr": {}}}}, "within a sum"),
+    ({"simclr": 1.0}, "terms.simclr: given 1.0; allowed: a dictionary"),
   ],
 )
 def test_what_it_refuses(terms, words):
   with pytest.raises(errors.UsageError, match=words):
-    weighted.make(config(**terms), heads)
+    _make(**terms)
 
 
 def test_terms_are_options_of_an_experiment(tmp_path):
