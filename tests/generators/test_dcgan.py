@@ -12,6 +12,7 @@ from genrep_jax.lib import errors, options as options_lib, plugins
 from tests import fixture_files
 
 ATOL = 1e-5
+convert = dcgan.CONVERTER.convert
 DEFAULTS = options_lib.defaults(dcgan.OPTIONS)
 NAMES = ("dcgan_32", "dcgan_32_classes")
 
@@ -31,7 +32,7 @@ def make(options):
 
 def error(record, arrays=None):
   """Returns the largest error of the images of a converted checkpoint."""
-  variables, options = _dcgan_source.convert(
+  variables, options = convert(
     fixture_files.state(record) if arrays is None else arrays
   )
   images = jax.jit(make(options).apply)(
@@ -44,7 +45,7 @@ def error(record, arrays=None):
 def test_images_and_options(recorded, name):
   record = recorded[name]
   meta = json.loads(str(record["meta"]))
-  variables, options = _dcgan_source.convert(fixture_files.state(record))
+  variables, options = convert(fixture_files.state(record))
   assert options == DEFAULTS | {
     "resolution": 32,
     "latent_dim": meta["latent_dim"],
@@ -161,9 +162,9 @@ def test_a_whole_network_of_28_pixels_and_one_channel():
   with pytest.raises(
     errors.UsageError, match="num_classes 11 must be in 0..10"
   ):
-    _dcgan_source.convert(arrays, num_classes=11)
-  assert _dcgan_source.convert(arrays)[1]["num_classes"] == 0  # 11 < 100
-  variables, found = _dcgan_source.convert(arrays, num_classes=3)
+    convert(arrays, num_classes=11)
+  assert convert(arrays)[1]["num_classes"] == 0  # 11 < 100
+  variables, found = convert(arrays, num_classes=3)
   assert {key: found[key] for key in options} == options
   z = rng.normal(size=(2, 8)) * 0.1
   images = make(found).apply(variables, np.float32(z), np.int32([2, 0]))
@@ -183,7 +184,7 @@ def test_a_whole_network_of_28_pixels_and_one_channel():
 
 def test_gradient_against_finite_differences(recorded):
   record = recorded["dcgan_32_classes"]
-  variables, options = _dcgan_source.convert(fixture_files.state(record))
+  variables, options = convert(fixture_files.state(record))
   apply, y = make(options).apply, record["in/y"][:1]
   weights = np.float32(np.random.default_rng(0).normal(size=(32, 32, 3)))
   with jax.enable_x64(True):
@@ -222,7 +223,7 @@ def apply_in_float64(variables, z, y, options):
 
 def test_vmap_map_and_devices_give_the_same_images(recorded):
   record = recorded["dcgan_32"]
-  variables, options = _dcgan_source.convert(fixture_files.state(record))
+  variables, options = convert(fixture_files.state(record))
   apply = make(options).apply
   z, y = np.tile(record["in/z"], (2, 1)), np.tile(record["in/y"], 2)
   images = jax.jit(apply)(variables, z, y)
@@ -314,7 +315,7 @@ def test_other_keys_are_refused_by_name(recorded, change, words):
   arrays = fixture_files.state(recorded["dcgan_32_classes"])
   change(arrays)
   with pytest.raises(errors.UsageError) as refused:
-    _dcgan_source.convert(arrays)
+    convert(arrays)
   assert words in str(refused.value) and "\n" not in str(refused.value)
 
 

@@ -22,6 +22,7 @@ from genrep_jax.generators import (
 from genrep_jax.lib import errors, options as options_lib, plugins
 from tests import fixture_files
 
+convert = stylegan2.CONVERTER.convert
 DEFAULTS = options_lib.defaults(stylegan2.OPTIONS)
 TOLERANCE = 1e-4  # times the standard deviation of the expected array
 THIN = {
@@ -72,14 +73,14 @@ def state(file):
 def case(request):
   """(layout, file, variables, options) of one fixture."""
   file = fixture_files.arrays(f"stylegan2_32_{request.param}.npz")
-  return request.param, file, *source.convert(state(file))
+  return request.param, file, *convert(state(file))
 
 
 @pytest.fixture(scope="module")
 def nvidia():
   """(variables, options, z, the images at psi 1 with stored noise)."""
   file = fixture_files.arrays("stylegan2_32_nvidia.npz")
-  variables, options = source.convert(state(file))
+  variables, options = convert(state(file))
   return variables, options, file["in/z"], file["out/psi1.0_const"]
 
 
@@ -112,7 +113,7 @@ def test_both_layouts_convert_to_one_network():
   trees = []
   for layout in source.LAYOUTS:
     file = fixture_files.arrays(f"stylegan2_32_{layout}.npz")
-    variables, options = source.convert(state(file))
+    variables, options = convert(state(file))
     for side in (4, 8, 16, 32):  # the only factor that differs
       for layer in ("conv0", "conv1"):
         if layer in variables["params"]["synthesis"][f"b{side}"]:
@@ -261,7 +262,7 @@ def test_another_checkpoint_is_refused_by_name(damage, named):
   arrays = state(fixture_files.arrays("stylegan2_32_nvidia.npz"))
   damage(arrays)
   with pytest.raises(errors.UsageError, match=named) as raised:
-    source.convert(arrays)
+    convert(arrays)
   assert "\n" not in str(raised.value)
 
 
@@ -269,8 +270,8 @@ def test_rosinality_without_an_average_is_only_for_psi_1():
   arrays = state(fixture_files.arrays("stylegan2_32_rosinality.npz"))
   del arrays["latent_avg"]
   with pytest.raises(errors.UsageError, match="latent_avg"):
-    source.convert(arrays, truncation_psi=0.7)
-  variables, options = source.convert(arrays)
+    convert(arrays, truncation_psi=0.7)
+  variables, options = convert(arrays)
   assert "w_avg" not in variables["params"]["mapping"]
   with pytest.raises(errors.UsageError, match="w_average=False"):
     make(**{**options, "truncation_psi": 0.7})
@@ -363,7 +364,7 @@ def test_a_conditional_network_converts_and_obeys_its_class():
     else np.float32(random.normal(size=shape))
     for key, shape in source.expected_keys(options, "nvidia").items()
   }
-  converted, found = source.convert(arrays)
+  converted, found = convert(arrays)
   assert {k: found[k] for k in THIN} == THIN and found["num_classes"] == 3
   assert jax.tree.map(jnp.shape, converted) == jax.tree.map(
     jnp.shape, variables
