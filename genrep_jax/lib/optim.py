@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from genrep_jax.lib import options, plugins, trees
+from genrep_jax.lib import errors, options, plugins, trees
 
 
 def make(entry, schedule, path="optimizer") -> optax.GradientTransformation:
@@ -23,6 +23,7 @@ def make(entry, schedule, path="optimizer") -> optax.GradientTransformation:
 
   Raises:
     UsageError: no such optimizer, or an option is wrong.
+    PluginError: it is no optax.GradientTransformation.
   """
   cfg = ml_collections.ConfigDict(entry).copy_and_resolve_references()
   plugins.complete(cfg, "optimizers", path)
@@ -43,6 +44,11 @@ def make(entry, schedule, path="optimizer") -> optax.GradientTransformation:
   if cfg.clip_norm:
     clip = optax.clip_by_global_norm(cfg.clip_norm)
   made = plugins.make("optimizers", cfg, schedule, decayed, path=path)
+  if not isinstance(made, optax.GradientTransformation):
+    raise errors.PluginError(
+      f"plug-in {plugins.label_of('optimizers', cfg.name)}: make returned "
+      f"{type(made).__name__}; allowed: an optax.GradientTransformation"
+    )
   return optax.chain(clip, made)
 
 

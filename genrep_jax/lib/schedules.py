@@ -2,10 +2,11 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 
-from genrep_jax.lib import options, plugins
+from genrep_jax.lib import errors, options, plugins
 
 _UNITS = ("steps", "epochs", "examples")
 
@@ -71,6 +72,7 @@ def make(entry, *, base, total_steps, steps_per_epoch=0.0, path="schedule"):
 
   Raises:
     UsageError: an option is wrong, or the warm-up leaves nothing of the run.
+    PluginError: the plug-in's function fails, or gives no float32 scalar.
   """
   cfg = ml_collections.ConfigDict(entry).copy_and_resolve_references()
   plugins.complete(cfg, "schedules", path)
@@ -97,6 +99,14 @@ def make(entry, *, base, total_steps, steps_per_epoch=0.0, path="schedule"):
     total_steps=total_steps,
     steps_per_epoch=steps_per_epoch,
   )
+  label = plugins.label_of("schedules", cfg.name)
+  with plugins.guard(label, "the function that make returned"):
+    given = jax.eval_shape(shape, jax.ShapeDtypeStruct((), jnp.float32))
+  if (given.shape, given.dtype) != ((), jnp.float32):
+    raise errors.PluginError(
+      f"plug-in {label}: its function returned {given.dtype}"
+      f"{list(given.shape)}; allowed: a float32 scalar"
+    )
   start = cfg.warmup_start_fraction
 
   def learning_rate(step):

@@ -236,6 +236,9 @@ def test_an_optimizer_from_outside(foreign):
   _assert_same(_run(cfg), _twin(update, ("bias",)))
   with pytest.raises(errors.UsageError, match="optimizer.factor: given -1"):
     optim.make(_config(name=foreign, factor=-1.0), _rate)
+  sys.modules[foreign].make = lambda *_: 3
+  with pytest.raises(errors.PluginError, match="my_lab.signs: .* int; allowed"):
+    optim.make(_config(name=foreign), _rate)
 
 
 def test_ema():

@@ -1,8 +1,11 @@
 """Durations in steps, and learning-rate schedules."""
 
 import math
+import sys
+import types
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
@@ -178,3 +181,26 @@ def test_a_warm_up_in_epochs_that_leaves_nothing_names_its_key():
     schedules.make(
       _config(warmup_epochs=2.0), base=1.0, total_steps=4, steps_per_epoch=4
     )
+
+
+def test_a_schedule_from_outside(monkeypatch):
+  module = types.ModuleType("my_rates")
+  monkeypatch.setitem(sys.modules, "my_lab.rates", module)
+
+  def rates(function):
+    module.make = lambda cfg, **_: function
+    return schedules.make(
+      _config(name="my_lab.rates", warmup_steps=2), base=2.0, total_steps=8
+    )
+
+  got = _rates(rates(lambda t: 1 / (1 + t)), range(5))
+  np.testing.assert_allclose(got, [0, 1, 2 / 3, 2 / 4, 2 / 5], rtol=1e-6)
+  for function, words in (
+    (lambda t: jnp.stack([t, t]), r"float32\[2\]; allowed: a float32 scalar"),
+    (lambda t: jnp.int32(1), r"int32\[\]"),
+    (lambda t: t.nonsense, "my_lab.rates failed in .* AttributeError"),
+    (3, "my_lab.rates failed in .*TypeError"),
+  ):
+    with pytest.raises(errors.PluginError, match=words) as caught:
+      rates(function)
+    assert "\n" not in str(caught.value)
