@@ -7,8 +7,7 @@ or trip over shows while it is traced.
 import jax
 import pytest
 
-from genrep_jax import state as state_lib, step as step_lib
-from genrep_jax.lib import configs, plugins
+from genrep_jax.lib import configs, execution, plugins
 from tests import support
 
 WHITE = ("views.pixel.mean=(0.5,)", "views.pixel.std=(0.5,)")
@@ -38,7 +37,7 @@ SOURCES = (
 )
 NEEDS_LATENTS = ("inverter", "autoencoder")
 NEEDS_ONE_SIZE = ("dim", "amdim")
-NEEDS_FILE = ("steered",)  # tests/views/test_steering.py
+NEEDS_FILE = ("walks",)  # tests/views/test_edits.py
 
 
 def combinations():
@@ -91,9 +90,8 @@ def test_it_traces(combination):
     if objective == "weighted":
       config.objective.terms = {"simclr": {}, "vicreg": {"weight": 0.1}}
     configs.complete(config)
-  mesh = support.mesh_of(8)
-  program = step_lib.build(config, mesh)
-  state, frozen = state_lib.abstract(program, mesh)
+  program = support.open_run(config, 8).program
+  state, frozen = execution.abstract(program)
   new, measured = jax.eval_shape(program.step, state, frozen)
   assert shapes(new) == shapes(state)
   assert {"loss", "grad_norm"} <= set(measured.averages)
