@@ -20,6 +20,7 @@ def get_config():
   c.global_batch = 64
   c.total_steps = 9000
   c.generator.name = "small"
+  c.source.name = "array"
   c.data.name = "fashion_mnist"
   c.log_every_steps = 100
   c.checkpoint.every_steps = 500
