@@ -16,12 +16,14 @@ import numpy as np
 import optax
 
 from genrep_jax.evaluations import _features
-from genrep_jax.lib import contracts, mesh as mesh_lib, options
+from genrep_jax.lib import contracts, mesh as mesh_lib, options, rng
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 # Up to here one device of each process does the same work as every other: an
 # iteration is shorter than a reduction over many devices.
 _ONE_DEVICE_BYTES = 2**31
+# Up to so many features all principal axes are taken, else so many of them.
+_ALL_AXES, _SOME_AXES = 2048, 512
 _STRETCH = 30  # iterations of L-BFGS between renewals of its preconditioner
 _OPTIMIZER = optax.lbfgs(
   memory_size=10,
@@ -216,6 +218,12 @@ class Problem:
   the objective's second derivative there (renewed every 30 iterations). This
   changes the path, not the optimum; without it, correlated features such as
   pixels need several times as many iterations.
+
+  Of more than 2,048 features only the first 512 axes V are found, by subspace
+  iteration: all would take time ~ f^3. The coordinates are then (x V,
+  x - x V V^T) with W = V A + E. Whatever of E lies along V changes no logit
+  and costs |E|, so that E is orthogonal to V at the optimum, |W|^2 is
+  |A|^2 + |E|^2, and the optimum is the same.
   """
 
   def __init__(self, features, labels, num_classes, mesh):
@@ -278,11 +286,11 @@ class Problem:
 
 
 class _Rotation(NamedTuple):
-  """How rows were standardized and rotated: row = (x - mean) * scale @ axes."""
+  """How rows were standardized, (x - mean) * scale, and their axes [f r]."""
 
   mean: jax.Array
   scale: jax.Array
-  axes: jax.Array  # [f f]
+  axes: jax.Array
 
 
 @functools.lru_cache(maxsize=4)
@@ -306,11 +314,41 @@ def _prepare(x, keep):
   deviation = jnp.sqrt(variance)
   scale = jnp.where(deviation > noise, 1 / jnp.maximum(deviation, noise), 0.0)
   scale = jnp.where(jnp.isfinite(scale), scale, 0.0)
-  x = x * scale
-  covariance = jnp.matmul(x.T, x, precision=_HIGHEST) / total
+  axes = _axes(x * scale, total)
+  return _coordinates(x * scale, axes), keep, _Rotation(mean, scale, axes)
+
+
+def _axes(x, total):
+  """The principal axes [f r] of rows [N f], all of them or the first."""
+  size = x.shape[1]
+  if size > _ALL_AXES:  # randomized subspace iteration (Halko et al. 2011)
+    v = jax.random.normal(rng.stream(0, "principal_axes"), (size, _SOME_AXES))
+    for _ in range(2):
+      v, _ = jnp.linalg.qr(x.T @ (x @ v) / total)
+  else:
+    v = None
+  y = x if v is None else jnp.matmul(x, v, precision=_HIGHEST)
+  covariance = jnp.matmul(y.T, y, precision=_HIGHEST) / total
   _, axes = jnp.linalg.eigh(covariance)
-  rows = jnp.matmul(x, axes, precision=_HIGHEST)
-  return rows, keep, _Rotation(mean, scale, axes)
+  return axes if v is None else jnp.matmul(v, axes, precision=_HIGHEST)
+
+
+def _coordinates(x, axes):
+  """Rows [n f] along the axes [f r], then what is left if r < f: [n r+f]."""
+  along = jnp.matmul(x, axes, precision=_HIGHEST)
+  if axes.shape[0] == axes.shape[1]:
+    return along
+  rest = x - jnp.matmul(along, axes.T, precision=_HIGHEST)
+  return jnp.concatenate([along, rest], axis=1)
+
+
+def _rows(coordinates, axes):
+  """Inverts `_coordinates`."""
+  along, rest = jnp.split(coordinates, [axes.shape[1]], axis=1)
+  if rest.shape[1]:  # what of it lies along the axes moves no logit
+    along = along - jnp.matmul(rest, axes, precision=_HIGHEST)
+  x = jnp.matmul(along, axes.T, precision=_HIGHEST)
+  return x + rest if rest.shape[1] else x
 
 
 def _fit(
@@ -382,13 +420,13 @@ def _fit(
     return d * parameters[0], e * parameters[1], value, norm, done
 
   w = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1.0), 0.0)
-  w = jnp.matmul((start[0] * w[:, None]).T, axes, precision=_HIGHEST)
+  w = _coordinates((start[0] * w[:, None]).T, axes)
   b = start[1] + jnp.matmul(mean, start[0], precision=_HIGHEST)
   w, b, value, norm, done = jax.lax.while_loop(
     lambda carry: (carry[4] < max_iterations) & (carry[3] > tolerance),
     stretch,
     (w, b, jnp.float32(0), jnp.float32(jnp.inf), 0),
   )
-  weights = scale[:, None] * jnp.matmul(axes, w.T, precision=_HIGHEST)
+  weights = scale[:, None] * _rows(w, axes).T
   bias = b - jnp.matmul(mean, weights, precision=_HIGHEST)
   return weights, bias, value, norm, done

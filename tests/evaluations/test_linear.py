@@ -63,13 +63,16 @@ def fit(x, labels, l2, *, classes=3, devices=1, keep=None, **options):
   return problem.fit(problem.prepare(keep), l2, **options)
 
 
+@pytest.mark.parametrize("size", [7, 11])
 @pytest.mark.parametrize("l2", [1e-1, 1e-3])
-def test_optimum_against_scipy(l2):
-  x, labels = make_rows()
+def test_optimum_against_scipy(monkeypatch, l2, size):
+  monkeypatch.setattr(linear, "_ALL_AXES", 10)  # of 11 features: three only
+  monkeypatch.setattr(linear, "_SOME_AXES", 3)
+  x, labels = make_rows(size=size)
   model = fit(x, labels, l2)
   best = scipy.optimize.minimize(
     objective,
-    np.zeros(8 * 3),
+    np.zeros((size + 1) * 3),
     (x, labels, l2),
     method="BFGS",
     jac=True,
@@ -80,8 +83,9 @@ def test_optimum_against_scipy(l2):
   assert best.fun <= value <= best.fun + 1e-5
   assert model.loss == pytest.approx(value, abs=1e-5)
   assert np.linalg.norm(gradient) < 2e-4
-  weights = parameters.reshape(8, 3)[:-1]
-  np.testing.assert_allclose(weights, best.x.reshape(8, 3)[:-1], atol=0.02)
+  weights = parameters.reshape(size + 1, 3)[:-1]
+  best = best.x.reshape(size + 1, 3)[:-1]
+  np.testing.assert_allclose(weights, best, atol=0.02)
   assert model.gradient_norm < 1e-4 and 0 < model.iterations < 300
 
 
