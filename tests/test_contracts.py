@@ -5,16 +5,29 @@ has the right shapes, gives the same bits for the same key, puts the batch axis
 first and keeps no state.
 """
 
+import ast
 import functools
+import inspect
+import json
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.lib import contracts, errors, heads, mesh as mesh_lib, plugins
-from genrep_jax.views import steering, walks
+from genrep_jax.lib import (
+  contracts,
+  errors,
+  execution,
+  heads,
+  mesh as mesh_lib,
+  options,
+  plugins,
+)
+from genrep_jax.views import edits, walks
+from tests import support
 
 # What a plug-in needs beyond its defaults to be made at all.
 SMALL_VIEW = {"crop_px": 0, "mean": (0.5,), "std": (0.5,)}
@@ -62,13 +75,8 @@ def every(room):
 
 def make(room, name, *arguments, changes=(), **options):
   """Makes a plug-in from its defaults, shrunk, with changes on top."""
-  module = plugins.resolve(room, name)
-  values = {"name": name, **module.default_config()}
-  values |= SMALL.get((room, name), {}) | dict(changes)
-  values = ml_collections.ConfigDict(values)
-  if hasattr(module, "complete"):
-    module.complete(values)
-  return module.make(values, *arguments, **options)
+  changes = SMALL.get((room, name), {}) | dict(changes)
+  return plugins.make(room, {"name": name, **changes}, *arguments, **options)
 
 
 def same_bits(one, other):
@@ -171,12 +179,13 @@ def test_images_have_gradients_by_the_latents(name):
 def test_latent_view(name, tmp_path):
   generator = make("generators", "small", dtype=jnp.float32)
   changes = {}
-  if name == "steered":  # walks of this generator
-    law = steering.Law(generator.channels)
+  if name == "walks":  # walks of this generator
+    drawn = edits.EditDistribution(generator.channels)
     w = {
-      o: np.ones((law.rows(o), generator.latent_dim)) for o in law.operations
+      o: np.ones((drawn.rows(o), generator.latent_dim))
+      for o in drawn.operations
     }
-    walks.save(tmp_path / "walks.safetensors", law, w, "", {})
+    walks.save(tmp_path / "walks.safetensors", drawn, w, "", {})
     changes = {"file": str(tmp_path / "walks.safetensors")}
   view = make("views/latent", name, generator, changes=changes)
   if isinstance(view, contracts.LearnedView):
@@ -197,17 +206,20 @@ def test_latent_view(name, tmp_path):
 @every("views/pixel")
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pixel_view(name, channels):
-  view = make("views/pixel", name)
+  made = make("views/pixel", name, (28, 28, channels), 3)
+  assert len(made.views) == 3
+  assert len(made.mean) == len(made.std) == 1
   image = jax.random.uniform(KEY, (28, 28, channels), minval=-1)
-  abstract = jax.eval_shape(view, KEY, image)
-  assert len(abstract.shape) == 3 and abstract.shape[-1] == channels
-  shown = jax.jit(view)(KEY, image)
-  same_bits(shown, jax.jit(view)(KEY, image))
-  batch = jax.jit(jax.vmap(view))(
-    jnp.stack([KEY, jax.random.key(1)]), jnp.stack([image, image])
-  )
-  assert batch.shape == (2, *abstract.shape)
-  np.testing.assert_allclose(batch[0], shown, atol=1e-5)
+  for view in dict.fromkeys(made.views):
+    abstract = jax.eval_shape(view, KEY, image)
+    assert len(abstract.shape) == 3 and abstract.shape[-1] == channels
+    shown = jax.jit(view)(KEY, image)
+    same_bits(shown, jax.jit(view)(KEY, image))
+    batch = jax.jit(jax.vmap(view))(
+      jnp.stack([KEY, jax.random.key(1)]), jnp.stack([image, image])
+    )
+    assert batch.shape == (2, *abstract.shape)
+    np.testing.assert_allclose(batch[0], shown, atol=1e-5)
 
 
 @every("encoders")
@@ -287,19 +299,214 @@ def test_data(name):
   dataset = make("data", name)
   for split in (dataset.train, dataset.test):
     assert split.images.dtype == np.uint8 and split.images.ndim == 4
-    assert split.labels.dtype == np.int32
+    assert np.issubdtype(split.labels.dtype, np.integer)
     assert len(split.images) == len(split.labels)
     assert set(np.unique(split.labels)) == set(range(dataset.num_classes))
 
 
-@pytest.mark.parametrize(
-  "room", ["generators", "encoders", "objectives", "data", "views/pixel"]
-)
+def _flat(variables, images):
+  del variables
+  return images.reshape(len(images), -1)
+
+
+@every("evaluations")
+def test_evaluation(name):
+  model = contracts.Model(encode=_flat, channels=1)
+  changes = {"data": {"name": "fashion_mnist_mini"}, "train_limit": 100}
+  one = make("evaluations", name, model, support.mesh_of(1), changes=changes)
+  assert one.requires <= {"encode", "generate"}
+  if "generate" in one.requires:
+    pytest.skip("judged in tests/evaluations: it trains a classifier")
+  metrics = dict(one.run({}))
+  assert one.headline in metrics and one.about
+  assert all(np.isfinite(float(value)) for value in metrics.values())
+
+
+@every("optimizers")
+def test_optimizer(name):
+  params = {"a": jnp.ones((3, 2)), "b": jnp.zeros(2)}
+  made = make(
+    "optimizers", name, lambda step: 0.1, lambda p: {"a": True, "b": False}
+  )
+  state = made.init(params)
+  grads = jax.tree.map(jnp.ones_like, params)
+  updates, after = jax.jit(made.update)(grads, state, params)
+  assert jax.tree.structure(state) == jax.tree.structure(after)
+  assert all((x < 0).all() for x in jax.tree.leaves(updates))  # down the slope
+
+
+@every("schedules")
+def test_schedule(name):
+  changes = {"milestone_fractions": (0.5,)} if name == "step" else {}
+  sizes = {"warmup_steps": 0, "total_steps": 10, "steps_per_epoch": 5.0}
+  shape = jax.jit(make("schedules", name, changes=changes, **sizes))
+  values = [float(shape(jnp.float32(t))) for t in range(11)]
+  assert values[0] == 1.0 and all(0 <= x <= 1 for x in values)
+  assert values == sorted(values, reverse=True)
+
+
+@every("sources")
+def test_source(name):
+  run = support.open_run(support.tiny(f"source.name={name}"))
+  source, frozen = run.source, run.source.frozen
+  draw = jax.jit(source.draw)
+  one, again = (draw(jnp.int32(1), frozen) for _ in range(2))
+  same_bits(dict(one), dict(again))
+  other = draw(jnp.int32(0), frozen)
+  assert set(np.asarray(one["index"])) == set(range(16, 32))
+  assert set(np.asarray(other["index"])) == set(range(16))
+  latents = one["anchors"][:, None] if source.generator else None
+  images = jax.jit(source.show)(one, latents, frozen)
+  assert images.shape == (16, 1, *source.image_shape)
+  assert images.dtype == jnp.float32
+  assert np.abs(images).max() <= 1.0
+  assert source.epoch_size >= 0 and source.num_classes >= 0
+
+
+PROGRAMS = {
+  "genrep": (),
+  "gan": (
+    "source.name=array",
+    "program.d_widths=(8,)",
+    "program.d_extra_convs=(0,)",
+    "evaluations.knn.name=fid",
+    "evaluations.linear.name=fid",
+  ),
+  "walks": ("job=compile_only", "program.operations=('zoom',)"),
+}
+
+
+@every("programs")
+def test_program(name):
+  overrides = [text for text in PROGRAMS[name] if "evaluations" not in text]
+  run = support.open_run(support.tiny(f"program.name={name}", *overrides))
+  program = run.program
+  state, frozen = execution.abstract(program)
+  assert state.step.shape == () and state.step.dtype == jnp.int32
+  assert {"params", "step"} <= set(vars(state))
+  after, measured = jax.eval_shape(program.step, state, frozen)
+  assert jax.tree.structure(after) == jax.tree.structure(state)
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+    lambda x: (x.shape, x.dtype), state
+  )
+  assert "loss" in measured.averages
+  assert program.examples_per_step > 0 and program.images_per_step > 0
+  scopes = str(
+    jax.make_jaxpr(program.step)(state, frozen).pretty_print(name_stack=True)
+  )
+  assert program.stages and all(stage in scopes for stage in program.stages)
+  pictures = jax.eval_shape(program.preview, state, frozen)
+  assert all(len(x.shape) == 5 for x in pictures.values())
+  assert set(program.captions) >= set(pictures)
+  model = program.model
+  images = jax.ShapeDtypeStruct((3, 28, 28, 1), jnp.float32)
+  if model.encode is not None:
+    variables = jax.eval_shape(program.variables, state)
+    assert jax.eval_shape(model.encode, variables, images).shape[0] == 3
+  if model.generate is not None:
+    index = jax.ShapeDtypeStruct((3,), jnp.uint32)
+    shown, labels = jax.eval_shape(model.generate, state.ema, index)
+    assert shown.shape == images.shape and labels.shape == (3,)
+
+
+@pytest.mark.parametrize("name", ["genrep", "walks"])
+def test_a_program_exports_arrays_and_plain_metadata(name):
+  overrides = PROGRAMS[name]
+  if name == "walks":
+    overrides = (*overrides, "global_batch=16")
+  run = support.open_run(support.tiny(f"program.name={name}", *overrides))
+  state = execution.initial(run.program)
+  files = run.program.export(state, run.program.frozen)
+  assert files
+  for file, (tree, metadata) in files.items():
+    assert file.endswith(".safetensors") and jax.tree.leaves(tree)
+    assert json.loads(json.dumps(metadata))
+
+
+# What modules of a room are, walked over every file of every room.
+
+MODULES = [
+  (room, name) for room in contracts.ROOMS for name in plugins.names(room)
+]
+
+
+@pytest.mark.parametrize(("room", "name"), MODULES)
+def test_a_module_has_the_make_and_the_hooks_of_its_room(room, name):
+  about, module = contracts.ROOMS[room], plugins.resolve(room, name)
+  parameters = inspect.signature(module.make).parameters.values()
+  words, star = [], False
+  for one in parameters:
+    if one.kind is one.KEYWORD_ONLY and not star:
+      words, star = [*words, "*"], True
+    words.append(one.name)
+  assert f"make({', '.join(words)})" == about.make
+  for hook in about.hooks:
+    plugins.hook(room, module, hook)  # raises where it has another type
+  for other in contracts.ROOMS.values():
+    for hook in set(other.hooks) - set(about.hooks):
+      assert not hasattr(module, hook), f"{hook} is not looked up in {room}"
+  gone = ("default_config", "complete", "check", "check_weights")
+  assert not [old for old in gone if hasattr(module, old)]
+  assert module.__doc__ and module.__doc__.strip()
+
+
+def every_option():
+  """Yields (path, option) of every declared option, converters' included."""
+  for room, name in MODULES:
+    module = plugins.resolve(room, name)
+    found = dict(plugins.declared(room, module))
+    if "CONVERTER" in contracts.ROOMS[room].hooks:
+      converter = plugins.hook(room, module, "CONVERTER")
+      found |= {
+        f"convert {key}": option
+        for key, option in (converter.options if converter else {}).items()
+      }
+    for key, option in found.items():
+      yield f"{room}.{name}.{key}", option
+
+
+def test_every_option_is_declared_whole():
+  count = 0
+  for path, option in every_option():
+    count += 1
+    assert option.help and "\n" not in option.help, path
+    if isinstance(option, options.Entry):
+      assert option.room in contracts.ROOMS, path
+      continue
+    assert option.allowed, path
+    if option.default is not None:
+      options.check(path, option, option.default)
+    for wrong in (object(), float("nan"), b"x"):
+      with pytest.raises(errors.UsageError, match="given .*; allowed: "):
+        options.check(path, option, wrong)
+  assert count > 200
+
+
+PACKAGE = pathlib.Path(plugins.__file__).resolve().parent.parent
+
+
+def test_modules_are_asked_for_attributes_in_one_place():
+  """What a plug-in may have is in contracts.ROOMS, not where it is used."""
+  asked = []
+  for file in PACKAGE.rglob("*.py"):
+    if file.name == "plugins.py":
+      continue
+    for node in ast.walk(ast.parse(file.read_text())):
+      if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        if node.func.id in ("getattr", "hasattr") and node.args:
+          named = ast.unparse(node.args[0])
+          if re.search(r"\b(module|room|plugin)\b", named):
+            asked.append(f"{file.relative_to(PACKAGE)}:{node.lineno}")
+  assert asked == []
+
+
+@pytest.mark.parametrize("room", contracts.ROOMS)
 def test_a_misspelt_name_lists_what_exists(room):
   known = plugins.names(room)
   with pytest.raises(errors.UsageError) as raised:
     plugins.resolve(room, known[0] + "x")
   (line,) = str(raised.value).splitlines()
+  assert line.startswith(f"{contracts.ROOMS[room].path}.name: given ")
   assert f"nearest: {known[0]!r}" in line
   assert all(name in line for name in known)
 
@@ -310,7 +517,8 @@ def test_a_dotted_name_is_imported_from_outside(tmp_path, monkeypatch):
     "def make(cfg, generator):\n  return lambda key, z, y: z + 1\n"
   )
   monkeypatch.syspath_prepend(tmp_path)
-  view = plugins.resolve("views/latent", "my_lab.my_view").make(None, None)
+  entry = {"name": "my_lab.my_view"}
+  view = plugins.make("views/latent", entry, None)
   assert view(None, 1, None) == 2
-  with pytest.raises(errors.UsageError, match="my_lab.other"):
+  with pytest.raises(errors.PluginError, match="my_lab.other"):
     plugins.resolve("views/latent", "my_lab.other")

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import importlib.util
 import pathlib
+import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -183,21 +184,25 @@ def _read(path: str) -> ml_collections.ConfigDict:
   spec = importlib.util.spec_from_file_location("genrep_config", file)
   if spec is None:
     options_lib.refuse("--config", path, "a Python file of an experiment")
-  module = importlib.util.module_from_spec(spec)
+  loaded = importlib.util.module_from_spec(spec)
   try:
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, "get_config", None)):
+    spec.loader.exec_module(loaded)
+    if not callable(getattr(loaded, "get_config", None)):
       raise errors.UsageError(
         f"--config: {file!r} has no function get_config()"
       )
-    config = module.get_config(argument) if argument else module.get_config()
+    config = loaded.get_config(argument) if argument else loaded.get_config()
   except errors.UsageError:
     raise
   except (Exception, SystemExit) as error:  # the experiment's own code
-    reason = " ".join(str(error).split())
-    raise errors.UsageError(
-      f"--config: {file!r} failed: {type(error).__name__}: {reason}"
-    ) from error
+    reason = " ".join(str(error).split()).partition(" Other fields")[0]
+    said = f"failed: {type(error).__name__}: {reason}"
+    if isinstance(error, AttributeError):  # of a locked ConfigDict, perhaps
+      key = next(iter(re.findall(r"\w+", reason.removeprefix("'Key"))), "")
+      said += options_lib.nearest(key, experiment.OPTIONS)
+      if key in experiment.MOVED:
+        said = f"{key} is now {experiment.MOVED[key]}"
+    raise errors.UsageError(f"--config: {file!r}: {said}") from error
   if not isinstance(config, ml_collections.ConfigDict):
     raise errors.UsageError(
       f"--config: {file!r}: get_config() returned {type(config).__name__}; "
@@ -260,7 +265,10 @@ def _apply(config, pairs):
     if key not in found:
       _unknown(config, key, found)
     if key.endswith(".name"):
-      continue  # done before the defaults were filled in
+      if found[key].value != word:  # an entry that is an option of another
+        _rename(config, key.removesuffix(".name"), word)
+        complete(config)
+      continue
     value = options_lib.parse(key, found[key].option, word)
     *parents, last = key.split(".")
     entry = _get(config, ".".join(parents)) if parents else config
