@@ -154,7 +154,7 @@ def _baselines(run) -> list[dict]:
   encoded = [
     name for name, _, one in run.evaluations if one.requires <= {"encode"}
   ]
-  if not run.config.report.floors or not encoded:
+  if not run.config.report.baselines or not encoded:
     return []
   program = run.program
   model = contracts.Model(encode=_raw_pixels, channels=program.model.channels)
@@ -166,7 +166,7 @@ def _baselines(run) -> list[dict]:
     "random initialization": train_lib.evaluate(run, ours, untrained),
   }
   return [
-    results_lib.row(name, [one], [run.seed], floor=True)
+    results_lib.row(name, [one], [run.seed], baseline=True)
     for name, one in found.items()
   ]
 
@@ -179,7 +179,7 @@ def _finish(run, workdir, metadata, ran, rows, recorded, clock):
     return
   digests = {}
   for name, (tree, about) in exported.items():
-    digests[name] = export.save_encoder(
+    digests[name] = export.save(
       workdir / name, jax.device_get(tree), about, ran["results"]
     )
     if "encoder" in about:

@@ -74,7 +74,7 @@ def _saved(folder, tree=None, results=_RESULTS, **changes):
   """Writes a run's encoder; returns the folder."""
   tree = _tree() if tree is None else tree
   metadata = _metadata(**changes)
-  export.save_encoder(folder / "encoder.safetensors", tree, metadata, results)
+  export.save(folder / "encoder.safetensors", tree, metadata, results)
   return folder
 
 

@@ -55,7 +55,7 @@ def test_every_row_has_a_run_of_every_seed_at_the_same_updates(
     json.loads(line)
     for line in (folder / "runs.jsonl").read_text().splitlines()
   ]
-  runs = [line for line in lines if not line.get("floor")]
+  runs = [line for line in lines if not line.get("baseline")]
   assert [(line["row"], line["seed"]) for line in runs] == [
     (name, seed) for name, _ in config.study.rows for seed in config.study.seeds
   ]

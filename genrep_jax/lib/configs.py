@@ -76,9 +76,9 @@ def complete(config: ml_collections.ConfigDict) -> None:
   Raises:
     UsageError: names the key, what was given and what is allowed.
   """
-  for key in config:
-    if key in experiment.MOVED:
-      raise errors.UsageError(f"{key}: is now {experiment.MOVED[key]}")
+  for key in experiment.MOVED:
+    if _get(config, key) is not None:
+      _moved(key)
   _check_job(config.get("job"))
   config.unlock()
   plugins.fill(config, experiment.OPTIONS)
@@ -195,7 +195,7 @@ def _read(path: str) -> ml_collections.ConfigDict:
   except errors.UsageError:
     raise
   except (Exception, SystemExit) as error:  # the experiment's own code
-    reason = " ".join(str(error).split()).partition(" Other fields")[0]
+    reason = " ".join(str(error).split()).partition(". Other fields")[0]
     said = f"failed: {type(error).__name__}: {reason}"
     if isinstance(error, AttributeError):  # of a locked ConfigDict, perhaps
       key = next(iter(re.findall(r"\w+", reason.removeprefix("'Key"))), "")
@@ -214,6 +214,11 @@ def _read(path: str) -> ml_collections.ConfigDict:
   return config
 
 
+def _moved(key: str):
+  """Refuses a key of an earlier version; says what to write instead."""
+  raise errors.UsageError(f"{key}: is now {experiment.MOVED[key]}")
+
+
 def _check_job(job) -> None:
   if isinstance(job, str) and job in experiment.MOVED_JOBS:
     raise errors.UsageError(
@@ -225,9 +230,9 @@ def _split(text: str) -> tuple[str, str]:
   key, equals, value = text.partition("=")
   if not equals:
     options_lib.refuse(f"--config.{text}", "", "key=value")
-  if key in experiment.MOVED or key.split(".")[0] in experiment.MOVED:
-    moved = experiment.MOVED[key.split(".")[0]]
-    raise errors.UsageError(f"{key}: is now {moved}")
+  for old in experiment.MOVED:
+    if key == old or key.startswith(f"{old}."):
+      _moved(old)
   if key == "job":
     _check_job(value)
   return key, value

@@ -158,7 +158,7 @@ OPTIONS = {
     "keep": options.integer(2, "newest checkpoints", low=1, high=10_000),
   },
   "report": {
-    "floors": options.flag(
+    "baselines": options.flag(
       True, "evaluate raw pixels and the untrained encoder too"
     ),
     "recorded": options.text(
@@ -208,6 +208,7 @@ OPTIONS = {
 }
 # Keys of earlier versions -> what to write instead.
 MOVED = {
+  "report.floors": "report.baselines",
   "game": "program (c.program.name = 'gan', job 'train')",
   "steering": "program (c.program.name = 'walks', job 'train')",
 }

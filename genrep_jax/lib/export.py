@@ -88,13 +88,13 @@ def encoder_metadata(
   }
 
 
-def save_encoder(path, tree, metadata: Mapping, results: Mapping) -> str:
-  """Writes a finished run's encoder.
+def save(path, tree, metadata: Mapping, results: Mapping) -> str:
+  """Writes a file that a finished run leaves.
 
   Args:
     path: of the file.
     tree: {"params": ..., "batch_stats": ...}.
-    metadata: from `encoder_metadata`.
+    metadata: what it holds: of an encoder from `encoder_metadata`.
     results: {metric: value}.
 
   Returns:
@@ -104,7 +104,7 @@ def save_encoder(path, tree, metadata: Mapping, results: Mapping) -> str:
 
 
 def write_model_card(workdir, metadata: Mapping, results: Mapping) -> None:
-  """Writes `model_card.md` into a run's folder; arguments: `save_encoder`."""
+  """Writes `model_card.md` into a run's folder; arguments: `save`."""
   text = model_card(_finished(metadata, results))
   files.write_text(pathlib.Path(workdir) / "model_card.md", text)
 

@@ -139,7 +139,7 @@ def _panels(curves, summary):
       levels = [
         (row["name"], results.shown(row["results"][metric], unit))
         for row in summary["rows"]
-        if row["floor"] and metric in row["results"]
+        if row["baseline"] and metric in row["results"]
       ]
       labels = column["title"], "step", results.axis_label(column)
       panels.append(figures.Panel(*labels, [series(metric, unit)], levels))

@@ -3,7 +3,7 @@
 A metric is called `<entry>/<metric>`, after the entry of `config.evaluations`
 that measured it. A row is what one encoder or generator achieved:
 
-  {"name": "GenRep", "source": "run", "seeds": [0, 1, 2], "floor": False,
+  {"name": "GenRep", "source": "run", "seeds": [0, 1, 2], "baseline": False,
    "results": {metric: mean over the seeds},
    "spread": {metric: sample standard deviation; of two seeds or more}}
 
@@ -48,14 +48,14 @@ def columns_of(evaluations: Mapping[str, Any]) -> list[Column]:
   ]
 
 
-def row(name, results, seeds, *, floor=False, source="run") -> Row:
+def row(name, results, seeds, *, baseline=False, source="run") -> Row:
   """Makes a row from the metrics of one or several runs.
 
   Args:
     name: of the row.
     results: {metric: value} of each run, one per seed.
     seeds: the runs' seeds.
-    floor: what a trained network must beat.
+    baseline: what a trained network must beat.
     source: "run", "study" or "recorded".
 
   Returns:
@@ -67,7 +67,7 @@ def row(name, results, seeds, *, floor=False, source="run") -> Row:
     "name": name,
     "source": source,
     "seeds": list(seeds),
-    "floor": floor,
+    "baseline": baseline,
     "results": {name: statistics.fmean(v) for name, v in values.items()},
     "spread": {name: _deviation(v) for name, v in values.items() if len(v) > 1},
   }
@@ -76,22 +76,22 @@ def row(name, results, seeds, *, floor=False, source="run") -> Row:
 def merge(table: Table, recorded: Table) -> Table:
   """Puts the rows of earlier runs around a run's own.
 
-  Floors come first, then the others by the first column that all of them
+  Baselines come first, then the others by the first column that all of them
   have, or as they are given. A recorded row of the same name as one of the
-  run's stays, unless it is a floor: it is the figure of several seeds that the
+  run's stays, unless it is a baseline: it is the figure of several seeds that the
   single run should be read against.
   """
   columns = {one["metric"]: one for one in (*table.columns, *recorded.columns)}
-  floors = [row for row in table.rows if row["floor"]]
-  names = {row["name"] for row in floors}
+  baselines = [row for row in table.rows if row["baseline"]]
+  names = {row["name"] for row in baselines}
   others = [row for row in recorded.rows if row["name"] not in names]
-  others += [row for row in table.rows if not row["floor"]]
+  others += [row for row in table.rows if not row["baseline"]]
   for metric in columns:
     values = [row["results"].get(metric, math.nan) for row in others]
     if all(map(math.isfinite, values)):
       others.sort(key=lambda row: (row["results"][metric], row["source"]))
       break
-  return Table(list(columns.values()), floors + others)
+  return Table(list(columns.values()), baselines + others)
 
 
 def recorded(path: str) -> Table:
@@ -198,7 +198,7 @@ def html_table(table: Table) -> str:
   head, *body = _cells(table)
   text = f"<tr>{line(head, [tag.replace('td', 'th') for tag in tags])}</tr>"
   for one, words in zip(table.rows, body, strict=True):
-    own = one["source"] != "recorded" and not one["floor"]
+    own = one["source"] != "recorded" and not one["baseline"]
     text += f"<tr{' class=run' * own}>{line(words, tags)}</tr>"
   return f"<table>{text}</table>"
 
@@ -240,7 +240,7 @@ def _is_row(one) -> bool:
   return (
     isinstance(one, dict)
     and isinstance(one.get("name"), str)
-    and type(one.get("floor")) is bool
+    and type(one.get("baseline")) is bool
     and isinstance(one.get("seeds"), list)
     and all(type(seed) is int for seed in one["seeds"])
     and all(

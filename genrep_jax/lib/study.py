@@ -213,20 +213,20 @@ def _run_all(waiting, parallel, cores):
 
 
 def gather(runs) -> list[dict]:
-  """Reads the finished runs and the floors that came with the first row.
+  """Reads the finished runs and the baselines that came with the first row.
 
   Args:
     runs: as `commands` lists them.
 
   Returns:
     A dictionary per line of runs.jsonl: row, seed, columns and results of a
-    run, its seconds, steps, versions and command; of a floor, `floor` instead
+    run, its seconds, steps, versions and command; of a baseline, `baseline` instead
     of the last four.
 
   Raises:
     UsageError: a folder holds the run of another row.
   """
-  lines, floors = [], []
+  lines, baselines = [], []
   for name, seed, command in runs:
     if not done(command):
       continue
@@ -237,11 +237,11 @@ def gather(runs) -> list[dict]:
       options.refuse("study.rows", name, allowed)
     columns = {"columns": summary["columns"]}
     if not lines or name == lines[0]["row"]:
-      floors += [
-        {"row": row["name"], "seed": seed, "floor": True}
+      baselines += [
+        {"row": row["name"], "seed": seed, "baseline": True}
         | {**columns, "results": row["results"]}
         for row in summary["rows"]
-        if row["floor"]
+        if row["baseline"]
       ]
     kept = ("results", "seconds", "steps", "versions")
     lines.append(
@@ -249,7 +249,7 @@ def gather(runs) -> list[dict]:
       | {key: summary[key] for key in kept}
       | {"command": " ".join(["python", *command[1:]])}
     )
-  return floors + lines
+  return baselines + lines
 
 
 def read(path, config) -> list[dict]:
@@ -272,35 +272,35 @@ def read(path, config) -> list[dict]:
   for number, line in enumerate(lines, 1):
     reason = f"line {number} is no dictionary"
     if isinstance(line, dict):
-      line.setdefault("floor", False)
+      line.setdefault("baseline", False)
       row = {"name": line.get("row"), "seeds": [line.get("seed")], "spread": {}}
       table = {"columns": line.get("columns"), "rows": [{**line, **row}]}
       reason = results.wrong(table)
       reason = f"line {number}: {reason}" if reason else ""
-      if not reason and not line["floor"] and line["row"] not in names:
+      if not reason and not line["baseline"] and line["row"] not in names:
         reason = f"line {number}: {line['row']!r} is no row of this study"
     if reason:
       options.refuse("--runs", path, f"this study's runs.jsonl ({reason})")
-  if all(line["floor"] for line in lines):
+  if all(line["baseline"] for line in lines):
     options.refuse("--runs", path, "this study's runs.jsonl (it has no runs)")
   return lines
 
 
 def table_of(lines) -> results.Table:
-  """Returns mean and spread over the seeds of every row, floors first."""
+  """Returns mean and spread over the seeds of every row, baselines first."""
   by_name, columns = {}, {}
   for line in lines:
-    by_name.setdefault((line["row"], line.get("floor", False)), []).append(line)
+    by_name.setdefault((line["row"], line.get("baseline", False)), []).append(line)
     columns |= {one["metric"]: one for one in line["columns"]}
   rows = [
     results.row(
       name,
       [line["results"] for line in found],
       [line["seed"] for line in found],
-      floor=floor,
+      baseline=baseline,
       source="study",
     )
-    for (name, floor), found in sorted(by_name.items(), key=lambda x: -x[0][1])
+    for (name, baseline), found in sorted(by_name.items(), key=lambda x: -x[0][1])
   ]
   return results.Table(list(columns.values()), rows)
 
@@ -341,7 +341,7 @@ def _plot(study, title, lines, table, column, path):
   levels = [
     (name, mean)
     for name, (mean, _) in found.items()
-    if rows[name]["floor"] or name in study.levels
+    if rows[name]["baseline"] or name in study.levels
   ]
   axis, title = results.axis_label(column), f"{title}: {column['title']}"
   if study.curves:

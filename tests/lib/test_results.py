@@ -57,10 +57,10 @@ def test_tables_show_mean_spread_unit_and_what_is_missing():
     [{"knn/knn20_accuracy": v, "fid/fid": 1234.5} for v in (0.5, 0.7)],
     [3, 4],
   )
-  table = results.Table([KNN, FID], [row("floor", floor=True), one])
+  table = results.Table([KNN, FID], [row("baseline", baseline=True), one])
   text = results.text_table(table).splitlines()
   assert text[0].split() == ["name", "from", "seeds", "knn", "%", "fid"]
-  assert text[2].split() == ["floor", "run", "0", "50.00", "-"]
+  assert text[2].split() == ["baseline", "run", "0", "50.00", "-"]
   assert "60.00 ± 14.14" in text[3] and "1234 ± 0" in text[3]
   assert len({len(line) for line in text}) == 1
   markdown = results.markdown_table(table)
@@ -90,8 +90,8 @@ def test_other_columns_are_shown_beside_and_titles_differ():
 
 
 def test_floors_come_first_then_the_first_column_that_all_have():
-  recorded = [row("c", 0.3), row("raw", 0.8, floor=True), row("b", 0.7)]
-  own = [row("b", 0.6), row("raw", 0.9, floor=True)]
+  recorded = [row("c", 0.3), row("raw", 0.8, baseline=True), row("b", 0.7)]
+  own = [row("b", 0.6), row("raw", 0.9, baseline=True)]
   table = results.merge(results.Table([KNN], own), results.Table([], recorded))
   values = [one["results"]["knn/knn20_accuracy"] for one in table.rows]
   assert values == [0.9, 0.3, 0.6, 0.7]
@@ -125,7 +125,7 @@ def test_a_recorded_table_is_read_and_marked(tmp_path):
     '{"columns": [], "rows": [{"name": "a", "seeds": [0], "knn": 0.5}]}',
     json.dumps({"columns": [], "rows": [{**row(), "seeds": 0}]}),
     json.dumps({"columns": [], "rows": [{**row(), "seeds": ["0"]}]}),
-    json.dumps({"columns": [], "rows": [{**row(), "floor": 0}]}),
+    json.dumps({"columns": [], "rows": [{**row(), "baseline": 0}]}),
     json.dumps({"columns": [], "rows": [{**row(), "results": {"a": "b"}}]}),
     json.dumps({"columns": [], "rows": [{**row(), "spread": {"a": True}}]}),
     json.dumps({"columns": [{"metric": "a", "title": "b"}], "rows": []}),

@@ -123,9 +123,9 @@ def finish(command, name, seed):
   folder = pathlib.Path(command[command.index("--workdir") + 1])
   folder.mkdir(parents=True)
   values = {"knn/knn1_accuracy": 0.5 + 0.1 * seed, "knn/other": 3.0}
-  floor = results.row("pixels", [{"knn/knn1_accuracy": 0.25}], [0], floor=True)
+  baseline = results.row("pixels", [{"knn/knn1_accuracy": 0.25}], [0], baseline=True)
   summary = {"title": name, "columns": [KNN], "results": values, "steps": 9}
-  summary |= {"rows": [floor, results.row(name, [values], [seed])]}
+  summary |= {"rows": [baseline, results.row(name, [values], [seed])]}
   blank = ("about", "exports", "facts", "pictures", "seconds", "versions")
   summary |= {key: {} for key in blank}
   (folder / "summary.json").write_text(json.dumps(summary))
@@ -137,7 +137,7 @@ def test_it_gathers_writes_and_reads_its_runs(tmp_path):
   for name, seed, command in runs[:3]:
     finish(command, name, seed)
   lines = study.gather(runs)
-  assert [(x["row"], x["seed"], x.get("floor", False)) for x in lines] == [
+  assert [(x["row"], x["seed"], x.get("baseline", False)) for x in lines] == [
     *(("pixels", 0, True), ("pixels", 1, True)),
     *(("a", 0, False), ("a", 1, False), ("b", 0, False)),
   ]
@@ -202,7 +202,7 @@ def test_one_seed_of_the_runs_is_one_process_each(tmp_path, monkeypatch):
     '{"row": "z", "seed": 0, "columns": [], "results": {}}\n',
     '{"row": "a", "seed": "0", "columns": [], "results": {}}\n',
     '{"row": "a", "seed": 0, "columns": [], "results": {"m": "x"}}\n',
-    '{"row": "p", "seed": 0, "floor": true, "columns": [], "results": {}}\n',
+    '{"row": "p", "seed": 0, "baseline": true, "columns": [], "results": {}}\n',
   ],
 )
 def test_what_are_no_runs_is_refused_in_one_line(tmp_path, text):
