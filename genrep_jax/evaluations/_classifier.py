@@ -77,7 +77,7 @@ def train(
     num_classes: k.
     seed: of the weights, the order and the shifts.
     epochs: passes over the images.
-    batch_size: images per step.
+    batch_size: images per step, at most N.
     learning_rate: peak rate.
     width: of the Classifier.
 
@@ -86,6 +86,7 @@ def train(
   """
   images, labels = jnp.asarray(images), jnp.asarray(labels, jnp.int32)
   size = len(images)
+  batch_size = min(batch_size, size)
   steps = epochs * size // batch_size
   net = Classifier(num_classes, width)
   tx = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))

@@ -41,8 +41,34 @@ OPTIONS = {
 }
 
 
-def load(cfg, model: contracts.Model) -> tuple[contracts.Dataset, int]:
+def load_data(cfg, model: contracts.Model) -> contracts.Dataset:
   """Loads the images to judge on.
+
+  Args:
+    cfg: an evaluation's entry, with `data`.
+    model: has the channels.
+
+  Raises:
+    UsageError: no such data, or images of other channels than the model's.
+  """
+  path = f"evaluations.{cfg.name}.data"
+  dataset = data.load(cfg.data, path)
+  given, wanted = dataset.test.images.shape[-1], model.channels
+  if wanted is not None and given != wanted:
+    options.refuse(
+      path,
+      f"{dataset.name}, {_channels(given)}",
+      f"images of {_channels(wanted)}, as in training",
+    )
+  return dataset
+
+
+def _channels(count):
+  return f"{count} channel{'s' * (count > 1)}"
+
+
+def load(cfg, model: contracts.Model) -> tuple[contracts.Dataset, int]:
+  """Loads the images whose features are judged.
 
   Args:
     cfg: an evaluation's entry, with `OPTIONS`.
@@ -52,32 +78,17 @@ def load(cfg, model: contracts.Model) -> tuple[contracts.Dataset, int]:
     (the data set, number of training images that are used of it).
 
   Raises:
-    UsageError: no such data, images of other channels than the model's, or
-      `train_limit` below the number of classes.
+    UsageError: see `load_data`, or `train_limit` below the number of classes.
   """
-  path = f"evaluations.{cfg.name}"
-  dataset = data.load(cfg.data, f"{path}.data")
-  check_channels(f"{path}.data", dataset, model)
+  dataset = load_data(cfg, model)
   if 0 < cfg.train_limit < dataset.num_classes:
     options.refuse(
-      f"{path}.train_limit",
+      f"evaluations.{cfg.name}.train_limit",
       cfg.train_limit,
       f"0 or at least the {dataset.num_classes} classes of {dataset.name}",
     )
   size = len(dataset.train.labels)
   return dataset, min(size, cfg.train_limit or size)
-
-
-def check_channels(path, dataset, model: contracts.Model) -> None:
-  """Refuses images of other channels than the model's, if it says them."""
-  given, wanted = dataset.test.images.shape[-1], model.channels
-  if wanted is not None and given != wanted:
-    options.refuse(
-      path,
-      dataset.name,
-      f"images of {wanted} channel{'s' * (wanted > 1)}, as in training; these "
-      f"have {given}",
-    )
 
 
 def evaluation(
@@ -104,20 +115,6 @@ def evaluation(
     headline=headline,
     about=f"{about}, on {dataset.name}",
   )
-
-
-def raw_pixels(variables, images: jax.Array) -> jax.Array:
-  """The floor under every encoder: an `encode` that returns the pixels.
-
-  Args:
-    variables: ignored; anything, e.g. {}.
-    images: [n h w c] in [-1, 1].
-
-  Returns:
-    Features [n h*w*c].
-  """
-  del variables
-  return images.reshape(len(images), -1)
 
 
 def extract(

@@ -1,6 +1,98 @@
-"""Frechet distance between two sets of features (Heusel et al. 2017)."""
+"""Frechet distance of generated to real images (Heusel et al. 2017).
 
+In the features of a small classifier that is trained here on the real training
+images: see _classifier. What it reports compares generators of one data set.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from genrep_jax.evaluations import _classifier, _features
+from genrep_jax.lib import (
+  contracts,
+  images as images_lib,
+  mesh as mesh_lib,
+  options,
+)
+
+OPTIONS = {
+  "data": _features.OPTIONS["data"],
+  "samples": options.integer(
+    10000, "generated images", low=2, high=10**6, unit="images"
+  ),
+  "batch": _features.OPTIONS["batch"],
+  "epochs": options.integer(
+    5, "of the classifier on the training images", low=1, high=1000
+  ),
+  "seed": options.integer(0, "of the classifier", low=0),
+}
+
+
+def make(cfg, model, mesh) -> contracts.Evaluation:
+  """Makes the Frechet distance to the test images.
+
+  Args:
+    cfg: `OPTIONS`.
+    model: has `generate`.
+    mesh: the device mesh: the images are generated on all of it.
+
+  Returns:
+    Yields ("fid_classifier_<samples>", the distance).
+
+  Raises:
+    UsageError: no such data, or of other channels than the model's; when it
+      runs: of another size than the generated images.
+  """
+  path = f"evaluations.{cfg.name}.data"
+  dataset = _features.load_data(cfg, model)
+  if len(dataset.test.labels) < 2:
+    options.refuse(path, dataset.name, "two test images or more")
+  headline = f"fid_classifier_{cfg.samples}"
+  batch = -(-min(cfg.batch, cfg.samples) // mesh.size) * mesh.size
+
+  @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
+  def generate(variables, index):
+    images, _ = model.generate(variables, index)
+    return images_lib.to_uint8(images.astype(jnp.float32))
+
+  @functools.cache
+  def real():
+    """The trained classifier and its features of the test images."""
+    classifier = _classifier.train(
+      *dataset.train, dataset.num_classes, seed=cfg.seed, epochs=cfg.epochs
+    )
+    return classifier, _classifier.predict(classifier, dataset.test.images)[0]
+
+  def draw(variables):
+    index = np.arange(-(-cfg.samples // batch) * batch, dtype=np.uint32)
+    pieces = []
+    for rows in index.reshape(-1, batch):
+      rows = _features.place(rows, mesh_lib.batch(mesh))
+      pieces.append(jax.device_get(generate(variables, rows)))
+      given, wanted = pieces[0].shape[1:], dataset.test.images.shape[1:]
+      if given != wanted:
+        options.refuse(path, dataset.name, f"images {given}, as generated")
+    return np.concatenate(pieces)[: cfg.samples]
+
+  def run(variables):
+    images = draw(variables)
+    # The classifier is an island on one device, beside the guarded loop.
+    with jax.transfer_guard("allow"):
+      classifier, features = real()
+      distance = fid(features, _classifier.predict(classifier, images)[0])
+    yield headline, distance
+
+  return contracts.Evaluation(
+    run=run,
+    headline=headline,
+    requires=frozenset({"generate"}),
+    unit="",
+    about=f"Frechet distance of {cfg.samples} generated images, in the "
+    f"features of a small classifier, on {dataset.name}",
+  )
 
 
 def moments(features) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,10 @@ def encode(variables, images):
   return jnp.tanh(rows @ variables["w"])
 
 
+def raw_pixels(variables, images):
+  return images.reshape(len(images), -1)
+
+
 VARIABLES = {
   "w": np.random.default_rng(1).normal(size=(24, 5)).astype(np.float32)
 }
@@ -42,13 +46,13 @@ def test_equals_the_unbatched_result(devices, count, batch):
 
 def test_pixels_reach_the_encoder_in_minus_one_to_one():
   images = np.array([0, 51, 255], np.uint8).reshape(3, 1, 1, 1)
-  got = features.extract(features.raw_pixels, {}, images, mesh_of(1), 4)
+  got = features.extract(raw_pixels, {}, images, mesh_of(1), 4)
   np.testing.assert_allclose(got[:, 0], [-1, -0.6, 1], atol=1e-6)
 
 
 def test_raw_pixels_keep_every_pixel_in_order():
   images = make_images(5)
-  got = features.extract(features.raw_pixels, {}, images, mesh_of(8), 8)
+  got = features.extract(raw_pixels, {}, images, mesh_of(8), 8)
   np.testing.assert_allclose(
     (got + 1) * 127.5, images.reshape(5, -1), atol=1e-3
   )
@@ -102,13 +106,13 @@ def test_image_px_resizes_and_crops_the_center():
   images = np.zeros((2, 8, 24, 1), np.uint8)
   images[:, :, 8:16] = 255  # the central square of a wide image
   got = features.extract(
-    features.raw_pixels, {}, images, mesh_of(1), 2, image_px=4
+    raw_pixels, {}, images, mesh_of(1), 2, image_px=4
   ).reshape(2, 4, 4)
   np.testing.assert_allclose(got[:, :, 1:3], 1.0, atol=1e-5)
   same = make_images(2, (6, 6, 1))
   np.testing.assert_allclose(
-    features.extract(features.raw_pixels, {}, same, mesh_of(1), 2, image_px=6),
-    features.extract(features.raw_pixels, {}, same, mesh_of(1), 2),
+    features.extract(raw_pixels, {}, same, mesh_of(1), 2, image_px=6),
+    features.extract(raw_pixels, {}, same, mesh_of(1), 2),
     atol=1e-6,
   )
 
@@ -193,7 +197,10 @@ def make(name, channels=None, **changes):
     ({"train_limit": -1}, "here.train_limit: given -1"),
     ({"train_limit": 2}, ".train_limit: given 2; allowed: 0 or at least the 3"),
     ({"every_steps": -2}, "here.every_steps: given -2"),
-    ({"channels": 3}, ".data: given 'tiny'; allowed: images of 3 channels"),
+    (
+      {"channels": 3},
+      ".data: given 'tiny, 2 channels'; allowed: images of 3 ch",
+    ),
     ({"data": {"name": "tinny"}}, "here.data.name: given 'tinny'; allowed: fa"),
     ({"data": 3}, "here.data: given 3; allowed: a dictionary of options"),
     ({"datum": {}}, "here.datum: unknown option; allowed: "),
@@ -218,7 +225,7 @@ def test_an_evaluation_says_what_it_judges(tiny, name):
   same = plugins.make(
     "evaluations",
     {"name": name, "batch": 8, "train_limit": 6, **options},
-    contracts.Model(encode=features.raw_pixels),
+    contracts.Model(encode=raw_pixels),
     mesh_of(1),
   )
   assert dict(same.run({})).keys() == results.keys()

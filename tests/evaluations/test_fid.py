@@ -1,13 +1,17 @@
 """FID against closed forms; precision and recall against loops; classifier."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genrep_jax import data
 from genrep_jax.evaluations import (
   _classifier,
   _precision_recall as precision_recall,
   fid,
 )
+from genrep_jax.lib import contracts, errors, mesh as mesh_lib, plugins
 
 
 def covariance(seed, size=5):
@@ -133,3 +137,70 @@ def test_classifier_learns_and_predicts_in_batches():
   np.testing.assert_array_equal(
     _classifier.predict(again, test_images)[0], whole
   )
+
+
+@pytest.fixture
+def make(monkeypatch):
+  train, test = (contracts.Split(*stripes(80, seed)) for seed in (0, 1))
+  dataset = contracts.Dataset("stripes", 2, (), train, test)
+  monkeypatch.setattr(data, "load", lambda entry, path: dataset)
+
+  def make(generate=None, channels=None, **options):
+    entry = {"name": "fid", "samples": 70, "batch": 20, **options}
+    model = contracts.Model(generate=generate, channels=channels)
+    return plugins.make("evaluations", entry, model, mesh_lib.make_mesh())
+
+  return make
+
+
+def test_the_plug_in_prefers_real_images(make):
+  real, labels = (jnp.asarray(x) for x in stripes(80, 1))
+
+  def generate(variables, index):
+    # Real images, mixed with noise as far as the weights say.
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(index)
+    noise = jax.vmap(lambda k: jax.random.normal(k, (12, 12, 1)))(keys)
+    images = real[index].astype(jnp.float32) / 127.5 - 1
+    images = images + variables["noise"] * noise
+    return jnp.clip(images, -1, 1), labels[index].astype(jnp.int32)
+
+  made = make(generate)
+  assert made.headline == "fid_classifier_70" and made.unit == ""
+  assert made.requires == {"generate"} and made.about.endswith(", on stripes")
+  whole = mesh_lib.replicated(mesh_lib.make_mesh())
+  weights = jax.device_put(
+    [{"noise": np.float32(x)} for x in (0, 0.3, 1)], whole
+  )
+  with jax.transfer_guard("disallow"):  # as in the loop
+    distances = [dict(made.run(one))[made.headline] for one in weights]
+  assert distances == sorted(distances)
+  assert distances[0] < 0.1 * distances[1] < 0.1 * distances[2]
+
+
+def test_generated_images_of_another_size_are_refused(make):
+  def generate(variables, index):
+    return jnp.zeros((len(index), 8, 8, 1)), jnp.zeros(len(index), jnp.int32)
+
+  with pytest.raises(errors.UsageError, match=r"'stripes'.*images \(8, 8, 1\)"):
+    list(make(generate).run({}))
+
+
+@pytest.mark.parametrize(
+  "options, expected",
+  [
+    (
+      {"samples": 1},
+      "evaluations.samples: given 1; allowed: an integer in 2..",
+    ),
+    ({"epochs": 0}, "evaluations.epochs: given 0"),
+    ({"seed": -1}, "evaluations.seed: given -1"),
+    (
+      {"channels": 3},
+      "fid.data: given 'stripes, 1 channel'; allowed: images of",
+    ),
+  ],
+)
+def test_bad_input(make, options, expected):
+  with pytest.raises(errors.UsageError) as caught:
+    make(**options)
+  assert expected in str(caught.value)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from genrep_jax import data
-from genrep_jax.evaluations import _features, knn
+from genrep_jax.evaluations import knn
 from genrep_jax.lib import contracts, errors, mesh as mesh_lib, plugins
 
 
@@ -115,11 +115,15 @@ def toy(per_class=15):
   return contracts.Dataset("toy", 3, (), split, split)
 
 
+def raw_pixels(variables, images):
+  return images.reshape(len(images), -1)
+
+
 @pytest.fixture
 def make(monkeypatch):
   monkeypatch.setattr(data, "load", lambda entry, path: toy())
 
-  def make(encode=_features.raw_pixels, **options):
+  def make(encode=raw_pixels, **options):
     entry = {"name": "knn", "batch": 16, **options}
     model = contracts.Model(encode=encode)
     return plugins.make("evaluations", entry, model, mesh_of(8), path="here")
