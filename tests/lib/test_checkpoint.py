@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
-_SIDE = {"config": {"seed": 1, "views": {"sigma": [0.5, 2.0]}}, "seed": 1}
+_METADATA = {"config": {"seed": 1, "views": {"sigma": [0.5, 2.0]}}, "seed": 1}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -75,14 +75,18 @@ def _assert_same(a, b):
 
 
 def _save(directory, *steps, keep=3, **kwargs):
-  with checkpoint.Checkpoints(directory, keep=keep, side=_SIDE) as saver:
+  with checkpoint.Checkpoints(
+    directory, keep=keep, metadata=_METADATA
+  ) as saver:
     for step in steps:
       assert saver.save(step, _state(step, **kwargs))
 
 
 def _restore(directory, target=None, keep=3):
   target = _abstract(_state(0)) if target is None else target
-  with checkpoint.Checkpoints(directory, keep=keep, side=_SIDE) as saver:
+  with checkpoint.Checkpoints(
+    directory, keep=keep, metadata=_METADATA
+  ) as saver:
     return saver.restore_newest_sound(target)
 
 
@@ -101,32 +105,35 @@ def _flip(path, offset):
 def test_round_trip_is_bit_exact(tmp_path):
   directory = tmp_path / "checkpoints"
   _save(directory, 3, 7)
-  state, step, side = _restore(directory)
+  state, step, metadata = _restore(directory)
   assert step == 7
   _assert_same(state, _state(7))
-  assert side["config"] == _SIDE["config"] and side["step"] == 7
-  assert side["digests"]["params/w"]["shape"] == [64, 256]
-  assert set(side) == {"config", "seed", "step", "digests", "sha256"}
+  assert metadata["config"] == _METADATA["config"] and metadata["step"] == 7
+  assert metadata["digests"]["params/w"]["shape"] == [64, 256]
+  assert set(metadata) == {
+    *("config", "seed", "step", "measured", "digests", "sha256")
+  }
+  assert metadata["measured"] == {}
 
 
 def test_reading_and_refusing_write_nothing(tmp_path):
   directory = tmp_path / "checkpoints"
-  with checkpoint.Checkpoints(directory, keep=1, side=_SIDE) as saver:
+  with checkpoint.Checkpoints(directory, keep=1, metadata=_METADATA) as saver:
     assert saver.all_steps() == []
-    assert saver.latest_side() is None
+    assert saver.latest_metadata() is None
     assert saver.restore_newest_sound(_abstract(_state(0))) is None
   assert not directory.exists()
   with pytest.raises(errors.UsageError, match="keep = 0"):
-    checkpoint.Checkpoints(directory, keep=0, side=_SIDE)
+    checkpoint.Checkpoints(directory, keep=0, metadata=_METADATA)
   _save(directory, 1)
   before = sorted(directory.rglob("*"))
-  with checkpoint.Checkpoints(directory, keep=1, side={}) as saver:
-    assert saver.latest_side()["config"] == _SIDE["config"]
+  with checkpoint.Checkpoints(directory, keep=1, metadata={}) as saver:
+    assert saver.latest_metadata()["config"] == _METADATA["config"]
   assert sorted(directory.rglob("*")) == before
 
 
 def test_keeps_the_newest_and_saves_a_step_once(tmp_path):
-  with checkpoint.Checkpoints(tmp_path, keep=2, side=_SIDE) as saver:
+  with checkpoint.Checkpoints(tmp_path, keep=2, metadata=_METADATA) as saver:
     for step in (1, 2, 3):
       assert saver.save(step, _state(step))
     assert not saver.save(3, _state(3), force=True)
@@ -145,19 +152,19 @@ def test_eight_devices_one_device_eight_devices(tmp_path):
     return state
 
   state = spread(_state(1))
-  with checkpoint.Checkpoints(tmp_path, keep=3, side=_SIDE) as saver:
+  with checkpoint.Checkpoints(tmp_path, keep=3, metadata=_METADATA) as saver:
     saver.save(1, state)
-  on_one, _, side_one = _restore(tmp_path)
+  on_one, _, metadata_one = _restore(tmp_path)
   assert on_one["params"]["w"].devices() == {jax.devices()[0]}
   _assert_same(on_one, state)
-  with checkpoint.Checkpoints(tmp_path, keep=3, side=_SIDE) as saver:
+  with checkpoint.Checkpoints(tmp_path, keep=3, metadata=_METADATA) as saver:
     saver.save(2, on_one)
   target = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
     state,
   )
-  on_eight, step, side_eight = _restore(tmp_path, target)
-  assert step == 2 and side_one["digests"] == side_eight["digests"]
+  on_eight, step, metadata_eight = _restore(tmp_path, target)
+  assert step == 2 and metadata_one["digests"] == metadata_eight["digests"]
   assert on_eight["params"]["w"].sharding == rows
   _assert_same(on_eight, state)
 
@@ -166,7 +173,7 @@ def test_state_may_be_donated_as_soon_as_save_returns(tmp_path):
   spoil = jax.jit(
     lambda tree: jax.tree.map(lambda x: x * 0 + 1, tree), donate_argnums=0
   )
-  with checkpoint.Checkpoints(tmp_path, keep=3, side=_SIDE) as saver:
+  with checkpoint.Checkpoints(tmp_path, keep=3, metadata=_METADATA) as saver:
     for step in (1, 2, 3):
       state = _state(step, size=2048)
       saver.save(step, state)
@@ -181,7 +188,7 @@ def test_runs_inside_a_transfer_guard(tmp_path):
   state = _state(1)
   with (
     jax.transfer_guard("disallow"),
-    checkpoint.Checkpoints(tmp_path, keep=1, side=_SIDE) as saver,
+    checkpoint.Checkpoints(tmp_path, keep=1, metadata=_METADATA) as saver,
   ):
     saver.save(1, state)
     assert saver.restore_newest_sound(_abstract(state))[1] == 1
@@ -227,7 +234,7 @@ def _truncate_data(directory):
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def _edit_side(directory):
+def _edit_metadata(directory):
   path = directory / "9" / "side" / "metadata"
   text = path.read_text()
   assert '"seed": 1' in text or '"seed":1' in text
@@ -236,7 +243,7 @@ def _edit_side(directory):
   )
 
 
-def _side_of_another_step(directory):
+def _metadata_of_another_step(directory):
   shutil.copy(directory / "5/side/metadata", directory / "9/side/metadata")
 
 
@@ -256,8 +263,8 @@ def _break(name, text=None):
   "damage",
   [
     _truncate_data,
-    _edit_side,
-    _side_of_another_step,
+    _edit_metadata,
+    _metadata_of_another_step,
     _break("side/metadata"),
     _break("side/metadata", '{"seed": 1'),
     _break("side/metadata", "[]"),
@@ -269,14 +276,14 @@ def _break(name, text=None):
 def test_other_damage_falls_back_too(tmp_path, capsys, damage):
   _save(tmp_path, 5, 9)
   damage(tmp_path)
-  state, step, side = _restore(tmp_path)
-  assert step == 5 and side["step"] == 5
+  state, step, metadata = _restore(tmp_path)
+  assert step == 5 and metadata["step"] == 5
   _assert_same(state, _state(5))
   assert (tmp_path / "damaged-9").is_dir()
   message = capsys.readouterr().err
   assert message.count("\n") == 1
-  if damage is _side_of_another_step:
-    assert "the side file is that of step 5" in message
+  if damage is _metadata_of_another_step:
+    assert "the metadata is that of step 5" in message
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}"])
@@ -290,7 +297,7 @@ def test_broken_orbax_step_metadata_loses_nothing(tmp_path, text):
 
 def test_step_can_be_saved_again_after_being_set_aside(tmp_path):
   for _ in range(2):
-    with checkpoint.Checkpoints(tmp_path, keep=2, side=_SIDE) as saver:
+    with checkpoint.Checkpoints(tmp_path, keep=2, metadata=_METADATA) as saver:
       saver.restore_newest_sound(_abstract(_state(0)))
       for step in (5, 9):
         saver.save(step, _state(step))
@@ -331,11 +338,11 @@ def test_another_tree_is_named_and_left_alone(tmp_path):
   assert _restore(tmp_path)[1] == 5
 
 
-def test_latest_side_skips_a_broken_one(tmp_path):
+def test_latest_metadata_skips_a_broken_one(tmp_path):
   _save(tmp_path, 5, 9)
   (tmp_path / "9/side/metadata").write_text("{")
-  with checkpoint.Checkpoints(tmp_path, keep=3, side={}) as saver:
-    assert saver.latest_side()["step"] == 5
+  with checkpoint.Checkpoints(tmp_path, keep=3, metadata={}) as saver:
+    assert saver.latest_metadata()["step"] == 5
     assert saver.all_steps() == [5, 9]  # nothing was moved
 
 
@@ -347,9 +354,37 @@ def test_differing_keys():
   everything = ["extra", "log.every", "logs", "views.n"]
   assert checkpoint.differing_keys(a, b) == everything
   assert checkpoint.differing_keys(b, a) == everything
-  assert checkpoint.differing_keys(a, b, ["log", "extra"]) == [
-    "logs", "views.n"
-  ]  # fmt: skip
+  free = ["log", "extra"]
+  assert checkpoint.differing_keys(a, b, may_differ=free) == ["logs", "views.n"]
+
+
+def test_a_key_that_was_added_since_meant_its_default():
+  earlier = {"seed": 1, "views": {"n": 2}}
+  now = {"seed": 1, "views": {"n": 2, "pool": 0, "sizes": (1, 2)}}
+  defaults = {"seed": 7, "views.pool": 0, "views.sizes": (1, 2), "gone": 1}
+
+  def differing(config):
+    return checkpoint.differing_keys(earlier, config, defaults=defaults)
+
+  assert differing(now) == []
+  assert differing({**now, "views": {**now["views"], "pool": 3}}) == [
+    "views.pool"
+  ]
+  assert differing({**now, "seed": 7}) == ["seed"]  # it was 1, not absent
+  assert differing({"views": {"n": 2}}) == ["seed"]  # a key that went
+
+
+def test_what_was_measured_is_remembered_and_sealed(tmp_path):
+  measured = {"first_nonfinite": 2**31 - 1, "averages": {"loss": [0.1, 3.0]}}
+  with checkpoint.Checkpoints(tmp_path, keep=2, metadata=_METADATA) as saver:
+    saver.save(5, _state(5), measured=measured)
+  assert _restore(tmp_path)[2]["measured"] == measured
+  path = tmp_path / "5/side/metadata"
+  text = path.read_text()
+  assert "0.1" in text
+  path.write_text(text.replace("0.1", "0.2"))
+  with pytest.raises(errors.UsageError, match="no sound checkpoint"):
+    _restore(tmp_path)
 
 
 def test_disk_full_keeps_the_last_good_checkpoint(tmp_path, caplog):
@@ -360,7 +395,7 @@ def test_disk_full_keeps_the_last_good_checkpoint(tmp_path, caplog):
     pytest.skip("tmpfs cannot be mounted here")
   try:
     directory = tmp_path / "checkpoints"
-    saver = checkpoint.Checkpoints(directory, keep=1, side=_SIDE)
+    saver = checkpoint.Checkpoints(directory, keep=1, metadata=_METADATA)
     saver.save(1, _state(1))
     saver.wait()
     free = shutil.disk_usage(tmp_path).free
@@ -386,7 +421,7 @@ def test_disk_full_keeps_the_last_good_checkpoint(tmp_path, caplog):
 
 @pytest.mark.parametrize("call", ["save", "wait", "close"])
 def test_failed_save_surfaces_at_the_next_call(tmp_path, monkeypatch, call):
-  saver = checkpoint.Checkpoints(tmp_path, keep=2, side=_SIDE)
+  saver = checkpoint.Checkpoints(tmp_path, keep=2, metadata=_METADATA)
   saver.save(1, _state(1), force=True)
 
   def fail(self):
@@ -403,7 +438,7 @@ def test_failed_save_surfaces_at_the_next_call(tmp_path, monkeypatch, call):
 def test_unsupported_leaf_is_refused_before_orbax_sees_it(tmp_path):
   # An exception inside `CheckpointManager.save` leaves threads behind that
   # keep the process alive for minutes.
-  with checkpoint.Checkpoints(tmp_path, keep=2, side=_SIDE) as saver:
+  with checkpoint.Checkpoints(tmp_path, keep=2, metadata=_METADATA) as saver:
     with pytest.raises(TypeError, match="no digest"):
       saver.save(1, {"x": jnp.zeros(2, "complex64")})
     assert saver.save(1, _state(1))
@@ -424,7 +459,7 @@ def state(step):
   value = np.random.RandomState(step).randn(64, 256).astype(np.float32)
   return {"w": jax.make_array_from_callback(
     value.shape, batch, lambda i: value[i])}
-with checkpoint.Checkpoints(directory, keep=2, side={}) as saver:
+with checkpoint.Checkpoints(directory, keep=2, metadata={}) as saver:
   if job == "save":
     for step in (1, 2):
       saver.save(step, state(step), force=True)

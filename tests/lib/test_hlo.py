@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from genrep_jax import step as step_lib
 from genrep_jax.lib import hlo, mesh as mesh_lib
+from genrep_jax.programs import genrep
 
 # What the compilers write, shortened: layouts with and without tiles, tuples
 # with comments, asynchronous pairs, a TPU's fused reduce-scatter, a loop.
@@ -96,7 +96,7 @@ def test_stages_survive_combining_and_fusing():
   # The fused all-reduce has no name of its own: its fusion's is taken.
   assert found["reduce-scatter"].stages == {("loss", True)}
   assert found["all-to-all"].stages == frozenset()
-  assert hlo.STAGES == step_lib.STAGES
+  assert hlo.STAGES == genrep.STAGES
 
 
 def test_stages_are_whole_words():

@@ -1,5 +1,7 @@
 """Metrics on the device: averages, and the first step that went wrong."""
 
+import json
+
 import clu.metrics
 import jax
 import jax.numpy as jnp
@@ -87,6 +89,32 @@ def test_works_as_scan_carry():
     return jax.lax.scan(body, total, jnp.arange(1, 4))[0]
 
   assert metrics.compute(call(_one(0, jnp.float32(0.0))))["loss"] == 1.5
+
+
+@pytest.mark.parametrize("bad", [None, np.nan, np.inf])
+def test_packed_numbers_come_back_to_the_bit(bad):
+  """Through JSON, as beside a checkpoint; then they are merged with others."""
+  first, second = _one(3, 0.1 if bad is None else bad), _one(4, 1 / 3)
+  packed = json.loads(json.dumps(metrics.pack(metrics.merge(first, second))))
+  like = jax.eval_shape(lambda: _one(0, 0.0))
+  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  again = metrics.unpack(packed, like, sharding)
+  whole = metrics.merge(metrics.merge(first, second), _one(5, 1.7))
+  resumed = metrics.merge(again, _one(5, 1.7))
+  for a, b in zip(
+    jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True
+  ):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a, b)
+  assert metrics.first_nonfinite(resumed) == (None if bad is None else 3)
+
+
+def test_nothing_measured_or_other_names_unpack_to_nothing():
+  like = jax.eval_shape(lambda: _one(0, 0.0))
+  assert metrics.pack(None) == {}
+  assert metrics.unpack({}, like, None) is None
+  other = metrics.pack(metrics.collection(jnp.int32(1), error=1.0))
+  assert metrics.unpack(other, like, None) is None
 
 
 def test_fetch_is_the_only_transfer():

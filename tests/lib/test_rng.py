@@ -123,6 +123,15 @@ def test_sample_k_is_the_same_bits_for_any_batch_and_device_count():
   assert len(np.unique(wanted[:, 0])) == 32
 
 
+def test_indices_go_on_from_step_to_step():
+  whole = rng.indices(0, 24)
+  assert whole.dtype == jnp.uint32
+  steps = [rng.indices(jnp.int32(step), 8) for step in range(3)]
+  np.testing.assert_array_equal(np.concatenate(steps), whole)
+  last = rng.indices(rng.MAX_SAMPLES // 8 - 1, 8)
+  assert int(last[-1]) == rng.MAX_SAMPLES - 1
+
+
 def test_per_index_is_fold_in():
   key = rng.stream(0, "sample")
   keys = rng.per_index(key, jnp.asarray([3, 2**32 - 1], jnp.uint32))
