@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from genrep_jax import step as step_lib
-from genrep_jax.lib import mesh as mesh_lib
+from genrep_jax.lib import execution, mesh as mesh_lib
 from tests import support
 
 
@@ -13,7 +12,7 @@ def after_one_step(config, devices):
   """Loss and gradients of the first step, the latter read off plain SGD."""
   program, mesh, state, frozen = support.open_program(config, devices)
   before = support.leaves(state.params)
-  state, measured = step_lib.jit(program, mesh)(state, frozen)
+  state, measured = execution.jit(program)(state, frozen)
   after = support.leaves(state.params)
   # SGD without momentum or decay: the update is the gradient times the rate,
   # which is large, so that the parameters' own size costs no digits.

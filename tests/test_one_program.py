@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrep_jax import step as step_lib
+from genrep_jax.lib import execution, hlo
 from tests import support
 
 
@@ -35,12 +35,12 @@ def test_jaxpr_holds_all_six_stages(source):
     part.removeprefix("jvp(").removeprefix("transpose(").strip("()")
     for part in scopes(jaxpr.jaxpr)
   }
-  assert set(step_lib.STAGES) <= found
+  assert set(hlo.STAGES) <= found
 
 
 def test_fifty_steps_compile_once_and_transfer_nothing():
   program, mesh, state, frozen = support.open_program(support.tiny(), devices=8)
-  train_step = step_lib.jit(program, mesh)
+  train_step = execution.jit(program)
   with jax.transfer_guard("disallow"):
     for _ in range(50):
       state, measured = train_step(state, frozen)
@@ -51,7 +51,7 @@ def test_fifty_steps_compile_once_and_transfer_nothing():
 
 def test_generator_weights_are_arguments_not_constants():
   program, mesh, state, frozen = support.open_program(support.tiny())
-  lowered = step_lib.jit(program, mesh).lower(state, frozen)
+  lowered = execution.jit(program).lower(state, frozen)
   weights = sum(x.nbytes for x in jax.tree.leaves(frozen["generator"]))
   assert len(lowered.as_text()) < 1e6
   arguments = lowered.compile().memory_analysis().argument_size_in_bytes
@@ -61,7 +61,7 @@ def test_generator_weights_are_arguments_not_constants():
 
 def test_state_is_donated_and_generator_is_kept():
   program, mesh, state, frozen = support.open_program(support.tiny())
-  step_lib.jit(program, mesh)(state, frozen)
+  execution.jit(program)(state, frozen)
   assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
   assert not any(x.is_deleted() for x in jax.tree.leaves(frozen))
 
@@ -70,7 +70,7 @@ def test_scanned_steps_equal_single_steps():
   # Not Adam: it makes whole steps out of the rounding of a zero gradient.
   config = support.tiny("optimizer.name=sgd", "optimizer.learning_rate=0.1")
   program, mesh, state, frozen = support.open_program(config)
-  single = step_lib.jit(program, mesh)
+  single = execution.jit(program)
   once = state
   losses = []
   for _ in range(4):
@@ -78,7 +78,7 @@ def test_scanned_steps_equal_single_steps():
     losses.append(measured["loss"])
   fresh = support.open_program(config)[2]
   before = support.leaves(fresh.params)
-  scanned, measured = step_lib.jit(program, mesh, 4)(fresh, frozen)
+  scanned, measured = execution.jit(program, 4)(fresh, frozen)
   assert int(scanned.step) == 4
   np.testing.assert_allclose(
     float(measured.compute()["loss"]), np.mean(losses), rtol=1e-6
@@ -138,7 +138,7 @@ def test_the_step_accepts_more_views():
   program, mesh, state, frozen = support.open_program(
     support.tiny("views.num_views=3", "global_batch=8")
   )
-  _, measured = step_lib.jit(program, mesh)(state, frozen)
+  _, measured = execution.jit(program)(state, frozen)
   assert np.isfinite(float(measured.compute()["loss"]))
 
 
@@ -146,8 +146,8 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_a_float32_loss():
   program, mesh, state, frozen = support.open_program(
     support.tiny("precision=bfloat16")
   )
-  text = step_lib.jit(program, mesh).lower(state, frozen).as_text()
+  text = execution.jit(program).lower(state, frozen).as_text()
   assert "bf16" in text
-  new, measured = step_lib.jit(program, mesh)(state, frozen)
+  new, measured = execution.jit(program)(state, frozen)
   assert measured.compute()["loss"].dtype == jnp.float32
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(new.params))
