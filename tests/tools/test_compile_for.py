@@ -22,8 +22,7 @@ import sys
 import jax
 import pytest
 
-from genrep_jax import state as state_lib, step as step_lib
-from genrep_jax.lib import errors, hlo, mesh as mesh_lib, trees
+from genrep_jax.lib import configs, errors, execution, hlo, trees
 from genrep_jax.tools import _collectives, compile_for
 from tests import support
 
@@ -248,9 +247,9 @@ def check_step(result, params, norms, gathers=1):
   assert table == {}
 
 
-def counts(program, mesh):
+def counts(program):
   """Returns (parameters outside batch norms, batch norms) of a program."""
-  state, _ = state_lib.abstract(program, mesh)
+  state, _ = execution.abstract(program)
   norms = {name.rpartition("/")[0] for name in trees.named(state.batch_stats)}
   encoder = trees.named(state.params["encoder"])
   others = [name for name in encoder if name.rpartition("/")[0] not in norms]
@@ -259,10 +258,9 @@ def counts(program, mesh):
 
 def test_the_quick_start_on_eight_devices_moves_only_what_it_must():
   config = support.tiny("encoder.norm=batch")
-  mesh = support.mesh_of(8)
-  program = step_lib.build(config, mesh)
-  result = compile_for.analyse(lambda: compile_for.lower_step(program, mesh))
-  params, norms = counts(program, mesh)
+  run = support.open_run(config, 8)
+  result = compile_for.analyse(lambda: compile_for.lower_step(run))
+  params, norms = counts(run.program)
   assert params and norms
   check_step(result, params, norms)
   kinds = set(result["collectives"])
@@ -271,26 +269,25 @@ def test_the_quick_start_on_eight_devices_moves_only_what_it_must():
 
 def test_one_device_moves_nothing():
   config = support.tiny("encoder.norm=batch")
-  mesh = mesh_lib.make_mesh(jax.devices()[:1])
-  program = step_lib.build(config, mesh)
-  result = compile_for.analyse(lambda: compile_for.lower_step(program, mesh))
+  run = support.open_run(config, 1)
+  result = compile_for.analyse(lambda: compile_for.lower_step(run))
   assert result["collectives"] == {} == result["by_purpose"]
   assert result["flops"] > 0
 
 
 def test_rendering_alone_moves_nothing_and_costs_by_the_image():
-  mesh = support.mesh_of(8)
   found = {}
   for anchors in (16, 32):
     config = support.tiny(f"global_batch={anchors}", "precision=bfloat16")
+    run = support.open_run(config, 8)
     found[anchors] = compile_for.analyse(
-      lambda config=config: compile_for.lower_render(config, mesh)
+      lambda run=run: compile_for.lower_render(run)
     )
     assert found[anchors]["collectives"] == {}
   ratio = found[32]["flops"] / found[16]["flops"]
   assert 1.95 < ratio < 2.05
-  with pytest.raises(errors.UsageError, match="20 is not divisible by 8"):
-    compile_for.lower_render(support.tiny("global_batch=20"), mesh)
+  with pytest.raises(errors.UsageError, match="given 20; .* the 8 devices"):
+    support.open_run(support.tiny("global_batch=20"), 8)
 
 
 def compile_on(tmp_path, topology, *overrides):
@@ -322,11 +319,8 @@ def test_the_quick_start_compiles_for_a_tpu_slice(tmp_path):
   assert done.returncode == 0, done.stderr
   assert result["devices"] == 8
   assert "fits            yes" in done.stdout
-  config = support.configs.load(
-    str(ROOT / "configs/quickstart.py"), RANDOM_WEIGHTS
-  )
-  mesh = support.mesh_of(8)
-  check_step(result, *counts(step_lib.build(config, mesh), mesh))
+  config = configs.load(str(ROOT / "configs/quickstart.py"), RANDOM_WEIGHTS)
+  check_step(result, *counts(support.open_run(config, 8).program))
 
 
 RESNET_50 = (
@@ -348,9 +342,8 @@ RESNET_50 = (
 def test_a_resnet50_contrastive_step_compiles_for_a_tpu_slice(tmp_path):
   done, result = compile_on(tmp_path, "v5e:2x4", *RESNET_50)
   assert done.returncode == 0, done.stderr
-  config = support.configs.load(str(ROOT / "configs/quickstart.py"), RESNET_50)
-  mesh = support.mesh_of(8)
-  params, norms = counts(step_lib.build(config, mesh), mesh)
+  config = configs.load(str(ROOT / "configs/quickstart.py"), RESNET_50)
+  params, norms = counts(support.open_run(config, 8).program)
   assert norms == 53
   check_step(result, params, norms)
 
