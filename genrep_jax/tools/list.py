@@ -88,10 +88,10 @@ def option_lines() -> list[str]:
     "# Options",
     "",
     "Made by `python -m genrep_jax.tools.list --options > docs/options.md`:",
-    "every key of a config and every option of every plug-in, as declared; what",
-    "they are in one experiment, `python -m genrep_jax.main --config FILE",
-    "--describe` prints. A star: the option belongs to the weights, and a",
-    "file of weights that was made with another value is refused.",
+    "every key of a config and every option of every plug-in, as declared.",
+    "`python -m genrep_jax.main --config FILE --describe` prints what they are",
+    "in one experiment. A star: the option belongs to the weights, and a file of",
+    "weights that was made with another value is refused.",
     *("", "## Experiment", "", *_table(experiment.OPTIONS)),
   ]
   for room, about in contracts.ROOMS.items():
