@@ -6,19 +6,24 @@ import jax
 import numpy as np
 import pytest
 
-from genrep_jax import parts as parts_lib
 from genrep_jax.encoders import small as small_encoder
-from genrep_jax.generators import small
-from genrep_jax.lib import configs, errors, heads, rng
+from genrep_jax.lib import (
+  configs,
+  errors,
+  execution,
+  heads,
+  plugins,
+  rendering,
+  rng,
+)
 from genrep_jax.objectives import simclr
-from genrep_jax.tools import render
 from tests import support
 
 TINY = ("global_batch=8", "sampler.num_anchors=8")
 
 
 def generator(config):
-  return small.make(config.generator)
+  return plugins.make("generators", config.generator, dtype=np.float32)
 
 
 def test_a_finite_virtual_data_set_repeats_its_anchors_but_not_its_views():
@@ -39,7 +44,7 @@ def test_identity_latent_view_renders_once_and_shows_the_anchor_twice():
 @pytest.mark.usefixtures("optimised")
 def test_stored_latents_are_shown_as_if_drawn(tmp_path):
   config = support.tiny("sampler.num_anchors=24", "global_batch=16")
-  z, y = render.draw(generator(config), config.seed, 24)
+  z, y = rendering.draw(generator(config), config.seed, 24)
   np.savez(tmp_path / "z.npz", z=z, y=y)
   stored = support.tiny(f"sampler.file={tmp_path}/z.npz", "global_batch=16")
   for step in (0, 1):  # the second goes round
@@ -47,7 +52,7 @@ def test_stored_latents_are_shown_as_if_drawn(tmp_path):
     replayed = support.shown(stored, 1, step)
     for one, other in zip(live, replayed, strict=True):
       np.testing.assert_array_equal(one, other)
-  assert parts_lib.stored_latents(stored, generator(config))[1] == 24
+  assert support.open_run(stored).stored_latents[1] == 24
 
 
 @pytest.mark.usefixtures("optimised")
@@ -56,7 +61,7 @@ def test_a_pool_of_neighbors_is_a_function_of_seed_anchor_and_number():
   config = support.tiny(
     *TINY, "views.num_views=3", f"views.num_neighbors={pool}"
   )
-  z, _ = render.draw(generator(config), config.seed, 8)
+  z, _ = rendering.draw(generator(config), config.seed, 8)
   key = rng.stream(config.seed, "latent_view")
 
   def neighbor(i, j):
@@ -119,14 +124,16 @@ MULTI_CROP = (
 def test_local_crops_are_views_like_the_others():
   """Two global, two local crops: the loss sees four views of each anchor."""
   config = support.tiny(*MULTI_CROP, "encoder.norm=batch")
-  program, _, state, frozen = support.open_program(config)
+  run = support.open_run(config)
+  state = execution.initial(run.program)
+  frozen = execution.put_frozen(run.program)
 
   @jax.jit
-  def run(state, frozen):
-    views, before = program.step.show(state, frozen)
-    return views, before, *program.step(state, frozen)
+  def both(state, frozen):
+    views, before = run.stages.views(state.step, frozen)
+    return views, before, *run.program.step(state, frozen)
 
-  views, before, new, measured = run(state, frozen)
+  views, before, new, measured = both(state, frozen)
   assert views.images.shape == (8, 2, 20, 20, 1)
   assert views.local_crops.shape == (8, 2, 12, 12, 1)
   assert before.shape == (8, 4, 28, 28, 1)
@@ -136,14 +143,11 @@ def test_local_crops_are_views_like_the_others():
     "params": state.params["encoder"],
     "batch_stats": state.batch_stats,
   }
-  encoder = parts_lib.plugins.resolve("encoders", config.encoder.name).make(
-    config.encoder, dtype=np.float32
-  )
 
   @jax.jit
   def encode(variables, images):
     images = images.reshape(16, *images.shape[2:])
-    features, stats = encoder.apply(variables, images, train=True)
+    features, stats = run.encoder.apply(variables, images, train=True)
     return features.pooled.reshape(8, 2, -1), stats
 
   pooled = []
@@ -165,13 +169,16 @@ def test_local_crops_are_views_like_the_others():
 @pytest.mark.parametrize(
   "options, says",
   [
-    ((*MULTI_CROP, "objective.name=dim"), "'dim' needs local maps of one size"),
+    (
+      (*MULTI_CROP, "objective.name=dim"),
+      "objective.name: given 'dim'; .* without local maps: .* two sizes",
+    ),
     (
       (*MULTI_CROP, "views.pixel_on=(0,1,2)"),
-      "one size, or a first size and, for the last views, one other",
+      "one size, or of a first size and, for the last views, one other",
     ),
-    (("views.rendering_of=(0,)",), r"\(0,\) must be \(\) or 2 numbers"),
-    (("views.rendering_of=(0,2)",), "count the anchor's renderings from 0"),
+    (("views.rendering_of=(0,)",), r"given \(0,\); allowed: \(\) or 2 numbers"),
+    (("views.rendering_of=(0,2)",), "counted from 0 without gaps"),
   ],
 )
 def test_impossible_views_are_refused(options, says):
@@ -192,7 +199,7 @@ def test_an_encoder_may_refuse_the_size_of_local_crops(monkeypatch):
 
   made = small_encoder.make
   monkeypatch.setattr(small_encoder, "make", make)
-  says = "'small' cannot take the local crops of 12x12 pixels.*made for 20x20"
+  says = "plug-in encoders/small .*made for 20x20.*; .* images of 12x12x1"
   with pytest.raises(errors.UsageError, match=says):
     support.open_program(support.tiny(*MULTI_CROP))
 
@@ -209,6 +216,6 @@ def test_steps_of_a_run_are_counted_by_stored_latents(tmp_path):
       "total_epochs=3",
     ],
   )
-  _, count = parts_lib.stored_latents(config, generator(config))
-  assert parts_lib.resolve_total_steps(config, None, count) == 6
-  assert count == 32
+  run = support.open_run(config)
+  assert run.total_steps == 6
+  assert run.stored_latents[1] == 32

@@ -140,15 +140,18 @@ def encoder(label: str, made: contracts.Encoder, shape) -> None:
       refuse(label, f"parameter {name}", leaf.dtype, "float32")
   images = jax.ShapeDtypeStruct((_ROWS, *shape), jnp.float32)
   for train in (False, True):
-    features, stats = _pair(
-      label,
-      "apply",
-      jax.eval_shape(
+    try:
+      shown = jax.eval_shape(
         lambda v, x, train=train: made.apply(v, x, train=train),
         variables,
         images,
-      ),
-    )
+      )
+    except errors.PluginError as error:
+      size = "x".join(map(str, shape))
+      raise errors.PluginError(
+        f"{error}; it was given images of {size}"
+      ) from error.__cause__
+    features, stats = _pair(label, "apply", shown)
     if not isinstance(features, contracts.Features):
       refuse(label, "apply's value", type(features).__name__, "Features")
     _like(label, "pooled", features.pooled, (_ROWS, None), jnp.float32)
