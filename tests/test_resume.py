@@ -12,28 +12,31 @@ import jax
 import numpy as np
 import pytest
 
-from genrep_jax import state as state_lib, step as step_lib
-from genrep_jax.lib import checkpoint, errors
+from genrep_jax import main as main_lib
+from genrep_jax.lib import checkpoint, errors, execution
 from tests import support
 
 QUICK = (
   "evaluations.knn.train_limit=200",
   "evaluations.linear.train_limit=200",
-  "report.floors=False",
+  "report.baselines=False",
   "writers.tensorboard=False",
 )
 
 
 def final_leaves(workdir, config, devices=1):
   """Every leaf of the newest checkpoint of a workdir."""
-  mesh = support.mesh_of(devices)
-  program = step_lib.build(config, mesh)
-  abstract, _ = state_lib.abstract(program, mesh)
+  state, step, metadata = newest(workdir, config, devices)
+  return support.leaves(state), step, metadata
+
+
+def newest(workdir, config, devices=1):
+  """Returns (state, step, metadata) of the newest checkpoint."""
+  abstract, _ = execution.abstract(support.open_run(config, devices).program)
   with checkpoint.Checkpoints(
-    workdir / "checkpoints", keep=2, side={}
+    workdir / "checkpoints", keep=2, metadata={}
   ) as store:
-    state, step, side = store.restore_newest_sound(abstract)
-  return support.leaves(state), step, side
+    return store.restore_newest_sound(abstract)
 
 
 def assert_same_bits(one, other):
@@ -61,19 +64,23 @@ def whole(tmp_path_factory):
   return workdir
 
 
-def test_ten_steps_then_a_new_process_equal_twenty(whole, tmp_path):
-  half = support.main(tmp_path, *QUICK, "stop_at_step=10")
+@pytest.mark.parametrize("stop", [6, 10], ids=["inside_a_log", "at_a_log"])
+def test_some_steps_then_a_new_process_equal_twenty(stop, whole, tmp_path):
+  half = support.main(tmp_path, *QUICK, f"stop_at_step={stop}")
   assert half.returncode == errors.EXIT_PREEMPTED, half.stderr
-  assert sorted(os.listdir(tmp_path / "checkpoints")) == ["10", "5"]
+  assert {*os.listdir(tmp_path / "checkpoints")} == {"5", str(stop)}
   done = support.main(tmp_path, *QUICK)
   assert done.returncode == 0, done.stderr
   config = support.tiny()
   expected, step, _ = final_leaves(whole, config)
-  got, _, side = final_leaves(tmp_path, config)
+  got, _, metadata = final_leaves(tmp_path, config)
   assert step == 20
   assert_same_bits(got, expected)
   assert log_of(tmp_path) == log_of(whole)
-  assert side["seed"] == 0 and side["config"]["global_batch"] == 16
+  assert metadata["seed"] == 0 and metadata["config"]["global_batch"] == 16
+  # An average of the steps on both sides of the stop is none of one side's.
+  losses = [r["loss"] for r in log_of(tmp_path) if "loss" in r]
+  assert len(losses) == len(set(losses)) == 4
 
 
 @pytest.mark.slow
@@ -111,6 +118,7 @@ def test_killed_ten_times_at_random_moments_then_resumed(whole, tmp_path):
   assert_same_bits(
     final_leaves(tmp_path, config)[0], final_leaves(whole, config)[0]
   )
+  assert log_of(tmp_path) == log_of(whole)
 
 
 def test_checkpoint_crosses_device_counts(whole):
@@ -188,7 +196,7 @@ def test_a_nan_stops_the_run_and_names_the_step(tmp_path):
 def test_evaluate_reprints_the_logged_numbers_exactly(whole):
   done = support.main(whole, *QUICK, "job=evaluate")
   assert done.returncode == 0, done.stderr
-  logged = [r for r in log_of(whole) if "linear_accuracy" in r][-1]
+  logged = [r for r in log_of(whole) if "linear/linear_accuracy" in r][-1]
   logged.pop("step")
   printed = dict(
     line.split()
@@ -205,7 +213,8 @@ def test_killed_between_save_and_evaluation_evaluates_on_resume(
   shutil.copytree(whole, workdir)
   log = workdir / "metrics.jsonl"
   lines = log.read_text().splitlines(keepends=True)
-  assert "knn20_accuracy" in lines[-1] and "knn20_accuracy" not in lines[-2]
+  assert "knn/knn20_accuracy" in lines[-1]
+  assert "knn/knn20_accuracy" not in lines[-2]
   log.write_text("".join(lines[:-1]))
   for _ in range(2):  # the second time there is nothing to add
     done = support.main(workdir, *QUICK)
@@ -220,6 +229,69 @@ def test_another_experiments_workdir_is_refused(whole):
   (line,) = done.stderr.strip().splitlines()
   assert "global_batch" in line and "seed" in line
   assert sorted(os.listdir(whole / "checkpoints")) == before
+
+
+def cut_to(whole, workdir, step):
+  """Copies a run as it was when `step` had been saved."""
+  shutil.copytree(whole, workdir)
+  for path in (workdir / "checkpoints").glob("[0-9]*"):
+    if int(path.name) > step:
+      shutil.rmtree(path)
+  return workdir
+
+
+def test_a_run_begun_before_a_key_existed_goes_on(
+  whole, tmp_path, capsys, monkeypatch
+):
+  workdir, config = cut_to(whole, tmp_path / "old", 15), support.tiny()
+  state, step, metadata = newest(workdir, config)
+  assert step == 15
+  measured = metadata["measured"]
+  for key in ("step", "measured", "digests", "sha256"):
+    metadata.pop(key)
+  # A key of the experiment, one in a dictionary, one of a plug-in, a room.
+  metadata["config"].pop("ema_final_decay")
+  metadata["config"]["views"].pop("num_neighbors")
+  metadata["config"]["encoder"].pop("feature_norm")
+  metadata["config"].pop("program")
+  shutil.rmtree(workdir / "checkpoints")
+  with checkpoint.Checkpoints(
+    workdir / "checkpoints", keep=2, metadata=metadata
+  ) as store:
+    assert store.save(step, state, measured=measured)
+  before = sorted(os.listdir(workdir / "checkpoints"))
+  for key, value in {
+    "ema_final_decay": "0.5",
+    "views.num_neighbors": "3",
+    "encoder.feature_norm": "layer",
+    "seed": "3",
+  }.items():
+    words = ["--config", "configs/quickstart.py", "--workdir", workdir]
+    words += support.flags(*QUICK, "cpu_devices=1", f"{key}={value}")
+    line = support.refused(main_lib.main, words, capsys, monkeypatch)
+    assert line.endswith(f"differing keys: {key}"), line
+  assert sorted(os.listdir(workdir / "checkpoints")) == before
+  done = support.main(workdir, *QUICK)
+  assert done.returncode == 0, done.stderr
+  assert_same_bits(
+    final_leaves(workdir, config)[0], final_leaves(whole, config)[0]
+  )
+  assert log_of(workdir) == log_of(whole)
+
+
+def test_calls_of_several_steps_must_end_with_the_run(
+  whole, tmp_path, capsys, monkeypatch
+):
+  workdir = cut_to(whole, tmp_path / "cut", 15)  # five steps are left
+  before = sorted(path for path in workdir.rglob("*"))
+  words = ["--config", "configs/quickstart.py", "--workdir", workdir]
+  words += support.flags(
+    *QUICK,
+    *("steps_per_call=2", "log_every_steps=10", "checkpoint.every_steps=10"),
+  )
+  line = support.refused(main_lib.main, words, capsys, monkeypatch)
+  assert "steps_per_call: given 2; allowed: a divisor of the 5" in line
+  assert sorted(path for path in workdir.rglob("*")) == before
 
 
 def test_state_holds_no_key_and_no_generator():
