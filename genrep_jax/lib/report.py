@@ -18,8 +18,8 @@ table { border-collapse: collapse } td, th { padding: .3em .9em;
   text-align: left; border-bottom: 1px solid #ddd }
 td.figure, th.figure { text-align: right; font-variant-numeric: tabular-nums }
 tr.run { font-weight: 600; background: #eef4fb }
-img { max-width: 100%; image-rendering: pixelated } code, pre { background:
-  #f5f5f5; font-size: .85em } pre { padding: 1em; overflow: auto }
+img { max-width: 100% } .pixels img { image-rendering: pixelated }
+code, pre { background: #f5f5f5; font-size: .85em } pre { padding: 1em; overflow: auto }
 figure { margin: 0 0 1em 0 }
 figcaption { color: #666; font-size: .9em }
 """
@@ -94,7 +94,7 @@ def write(workdir, summary: Mapping[str, Any]) -> pathlib.Path:
 <p>Rows marked <i>run</i> were computed by this run; rows marked
 <i>recorded</i> were measured earlier, mean ± standard deviation over the seeds
 named.</p>{"".join(f"<p>{_text(line)}</p>" for line in about)}
-<h2>Pictures</h2>{pictures}
+<h2>Pictures</h2><div class="pixels">{pictures}</div>
 <h2>Training</h2>{_picture(workdir, "curves.png", "over the steps")}
 <p>{_text(seconds)}</p>
 <h2>What was run</h2>{_pairs(summary["facts"])}
