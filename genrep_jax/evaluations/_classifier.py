@@ -103,9 +103,7 @@ def train(
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
   def update(params, opt_state, step, images, labels):
-    indices = step * jnp.uint32(batch_size) + jnp.arange(
-      batch_size, dtype=jnp.uint32
-    )
+    indices = rng.indices(step, batch_size)
     rows = jax.vmap(rng.permuted_index, in_axes=(None, 0, None))(
       order, indices, size
     )

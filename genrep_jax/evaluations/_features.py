@@ -41,7 +41,7 @@ OPTIONS = {
 }
 
 
-def load_data(cfg, model: contracts.Model) -> contracts.Dataset:
+def load(cfg, model: contracts.Model) -> contracts.Dataset:
   """Loads the images to judge on.
 
   Args:
@@ -56,31 +56,13 @@ def load_data(cfg, model: contracts.Model) -> contracts.Dataset:
   given, wanted = dataset.test.images.shape[-1], model.channels
   if wanted is not None and given != wanted:
     options.refuse(
-      path,
-      f"{dataset.name}, {_channels(given)}",
-      f"images of {_channels(wanted)}, as in training",
+      path, f"{dataset.name}, c = {given}", f"images of {wanted} channel(s)"
     )
   return dataset
 
 
-def _channels(count):
-  return f"{count} channel{'s' * (count > 1)}"
-
-
-def load(cfg, model: contracts.Model) -> tuple[contracts.Dataset, int]:
-  """Loads the images whose features are judged.
-
-  Args:
-    cfg: an evaluation's entry, with `OPTIONS`.
-    model: has the channels.
-
-  Returns:
-    (the data set, number of training images that are used of it).
-
-  Raises:
-    UsageError: see `load_data`, or `train_limit` below the number of classes.
-  """
-  dataset = load_data(cfg, model)
+def train_size(cfg, dataset: contracts.Dataset) -> int:
+  """Returns how many training images an entry with `OPTIONS` uses."""
   if 0 < cfg.train_limit < dataset.num_classes:
     options.refuse(
       f"evaluations.{cfg.name}.train_limit",
@@ -88,7 +70,7 @@ def load(cfg, model: contracts.Model) -> tuple[contracts.Dataset, int]:
       f"0 or at least the {dataset.num_classes} classes of {dataset.name}",
     )
   size = len(dataset.train.labels)
-  return dataset, min(size, cfg.train_limit or size)
+  return min(size, cfg.train_limit or size)
 
 
 def evaluation(

@@ -47,7 +47,7 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
       runs: of another size than the generated images.
   """
   path = f"evaluations.{cfg.name}.data"
-  dataset = _features.load_data(cfg, model)
+  dataset = _features.load(cfg, model)
   if len(dataset.test.labels) < 2:
     options.refuse(path, dataset.name, "two test images or more")
   headline = f"fid_classifier_{cfg.samples}"

@@ -51,7 +51,8 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     )
     yield headline, float(np.mean(predicted == test[1]))
 
-  dataset, size = _features.load(cfg, model)
+  dataset = _features.load(cfg, model)
+  size = _features.train_size(cfg, dataset)
   if cfg.k > size:
     options.refuse(
       f"evaluations.{cfg.name}.k", cfg.k, f"at most the {size} training images"

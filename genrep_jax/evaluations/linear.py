@@ -72,7 +72,8 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
   Raises:
     UsageError: nothing could be held out, or see `_features`.
   """
-  dataset, size = _features.load(cfg, model)
+  dataset = _features.load(cfg, model)
+  size = _features.train_size(cfg, dataset)
   if size <= dataset.num_classes:
     options.refuse(
       f"evaluations.{cfg.name}.train_limit",
@@ -320,17 +321,20 @@ def _prepare(x, keep):
 
 def _axes(x, total):
   """The principal axes [f r] of rows [N f], all of them or the first."""
+
+  def principal(x):
+    covariance = jnp.matmul(x.T, x, precision=_HIGHEST) / total
+    return jnp.linalg.eigh(covariance)[1]
+
   size = x.shape[1]
-  if size > _ALL_AXES:  # randomized subspace iteration (Halko et al. 2011)
-    v = jax.random.normal(rng.stream(0, "principal_axes"), (size, _SOME_AXES))
-    for _ in range(2):
-      v, _ = jnp.linalg.qr(x.T @ (x @ v) / total)
-  else:
-    v = None
-  y = x if v is None else jnp.matmul(x, v, precision=_HIGHEST)
-  covariance = jnp.matmul(y.T, y, precision=_HIGHEST) / total
-  _, axes = jnp.linalg.eigh(covariance)
-  return axes if v is None else jnp.matmul(v, axes, precision=_HIGHEST)
+  if size <= _ALL_AXES:
+    return principal(x)
+  # Randomized subspace iteration (Halko, Martinsson & Tropp 2011).
+  v = jax.random.normal(rng.stream(0, "principal_axes"), (size, _SOME_AXES))
+  for _ in range(2):
+    v, _ = jnp.linalg.qr(x.T @ (x @ v) / total)
+  inside = principal(jnp.matmul(x, v, precision=_HIGHEST))
+  return jnp.matmul(v, inside, precision=_HIGHEST)
 
 
 def _coordinates(x, axes):
@@ -345,10 +349,11 @@ def _coordinates(x, axes):
 def _rows(coordinates, axes):
   """Inverts `_coordinates`."""
   along, rest = jnp.split(coordinates, [axes.shape[1]], axis=1)
-  if rest.shape[1]:  # what of it lies along the axes moves no logit
-    along = along - jnp.matmul(rest, axes, precision=_HIGHEST)
-  x = jnp.matmul(along, axes.T, precision=_HIGHEST)
-  return x + rest if rest.shape[1] else x
+  if not rest.shape[1]:
+    return jnp.matmul(along, axes.T, precision=_HIGHEST)
+  # What of the rest lies along the axes moves no logit.
+  along = along - jnp.matmul(rest, axes, precision=_HIGHEST)
+  return jnp.matmul(along, axes.T, precision=_HIGHEST) + rest
 
 
 def _fit(

@@ -199,7 +199,7 @@ def make(name, channels=None, **changes):
     ({"every_steps": -2}, "here.every_steps: given -2"),
     (
       {"channels": 3},
-      ".data: given 'tiny, 2 channels'; allowed: images of 3 ch",
+      ".data: given 'tiny, c = 2'; allowed: images of 3 ch",
     ),
     ({"data": {"name": "tinny"}}, "here.data.name: given 'tinny'; allowed: fa"),
     ({"data": 3}, "here.data: given 3; allowed: a dictionary of options"),
