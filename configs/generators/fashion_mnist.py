@@ -22,6 +22,7 @@ def get_config():
   c.generator.name = "small"
   c.source.name = "array"
   c.data.name = "fashion_mnist"
+  c.evaluations.fid = {"name": "fid"}
   c.log_every_steps = 100
   c.checkpoint.every_steps = 500
   return c

@@ -221,7 +221,7 @@ class Objective:
 
 
 class Split(NamedTuple):
-  """Real images: images uint8 [N h w c] and labels int32 [N], numpy."""
+  """Real images: images uint8 [N h w c] and labels int [N], numpy."""
 
   images: Any
   labels: Any
