@@ -90,8 +90,8 @@ def option_lines() -> list[str]:
     "Made by `python -m genrep_jax.tools.list --options > docs/options.md`:",
     "every key of a config and every option of every plug-in, as declared.",
     "`python -m genrep_jax.main --config FILE --describe` prints what they are",
-    "in one experiment. A star: the option belongs to the weights, and a file of",
-    "weights that was made with another value is refused.",
+    "in one experiment. A star: the option belongs to the weights, and a file",
+    "of weights that was made with another value is refused.",
     *("", "## Experiment", "", *_table(experiment.OPTIONS)),
   ]
   for room, about in contracts.ROOMS.items():
