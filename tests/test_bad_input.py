@@ -44,15 +44,21 @@ def tiny_words(workdir, *overrides, config=QUICKSTART):
     (["data.name=mnist"], ["mnist", "fashion_mnist"]),
     (["optimizer.name=sdg"], ["sdg", "sgd", "adamw", "lars"]),
     (["schedule.name=cosin"], ["cosin", "cosine"]),
-    (["source.name=real"], ["real", "generator, array, mix"]),
-    (["source.mix_ratio=1.5"], ["mix_ratio", "1.5"]),
+    (["source.name=real"], ["real", "array, generator, mix"]),
+    (
+      ["source.name=mix", "source.mix_ratio=1.5"],
+      ["source.mix_ratio: given 1.5", "0..1"],
+    ),
     (["job=trian"], ["trian", "train", "evaluate"]),
     (["precision=float16"], ["float16", "float32", "bfloat16"]),
     (["global_batch=12"], ["12", "8 devices"]),
     (["views.num_views=1"], ["num_views", "1", "2"]),
     (["objective.name=supcon"], ["supcon", "labels", "unconditional"]),
     (["cpu_devices=-1"], ["cpu_devices", "-1"]),
-    (["generator.channels=3"], ["evaluations.knn", "mini", "1 channel", "3"]),
+    (
+      ["generator.channels=3"],
+      ["evaluations.knn.data", "mini, c = 1", "3 channel"],
+    ),
     (["views.latent.sigma=-0.1"], ["sigma", "-0.1"]),
     (["objective.temperature=0.0"], ["temperature", "0.0"]),
     (["views.pixel.crop_px=64"], ["64", "28"]),
@@ -60,6 +66,13 @@ def tiny_words(workdir, *overrides, config=QUICKSTART):
     (["total_steps=0"], ["total_steps", "total_epochs", "total_examples"]),
     (["steps_per_call=3"], ["steps_per_call", "3"]),
     (["log_every_steps=3", "steps_per_call=2"], ["log_every_steps", "3", "2"]),
+    (
+      [
+        *("stop_at_step=5", "steps_per_call=2", "log_every_steps=10"),
+        "checkpoint.every_steps=10",
+      ],
+      ["stop_at_step: given 5", "a multiple of steps_per_call, 2"],
+    ),
     (["sampler.num_anchors=-1"], ["num_anchors", "-1"]),
     (["views.num_neighbors=-1"], ["num_neighbors", "-1"]),
     (["views.num_views=4", "views.num_neighbors=2"], ["2", "at least 3"]),
@@ -70,7 +83,7 @@ def tiny_words(workdir, *overrides, config=QUICKSTART):
       ["sampler.file", "'array' has no generator"],
     ),
     (["checkpoint.keep=0"], ["keep", "0"]),
-    (["evaluations.knn.k=0"], ["k=0"]),
+    (["evaluations.knn.k=0"], ["evaluations.knn.k: given 0", "integer in 1.."]),
     (["generator.weights=/no/such.safetensors"], ["/no/such.safetensors"]),
     (["report.recorded=/no/table.json"], ["/no/table.json"]),
     (["distributed.mode=maybe"], ["maybe", "auto, on, off"]),
@@ -81,6 +94,15 @@ def tiny_words(workdir, *overrides, config=QUICKSTART):
       ["/no/such.safetensors"],
     ),
     (["ema_decay=1.5"], ["ema_decay", "1.5"]),
+    (["evaluations.knn.temperature=nan"], ["temperature: given nan; allowed"]),
+    (["optimizer.learning_rate=1e39"], ["learning_rate: given 1e+39"]),
+    # What had another name once is told the new one.
+    (["job=game"], ["job=train with program.name=gan"]),
+    (["job=steer"], ["job=train with program.name=walks"]),
+    (["game.loss=hinge"], ["game: is now program", "'gan'"]),
+    (["steering.max_zoom=2.0"], ["steering: is now program", "'walks'"]),
+    (["views.latent.name=steered"], ["views.latent.name", "'walks'"]),
+    (["report.floors=False"], ["report.floors", "report.baselines"]),
   ],
   ids=lambda value: value[0] if isinstance(value, list) else None,
 )
@@ -95,9 +117,9 @@ def test_config_mistakes(overrides, words, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
   "text, words",
   [
-    (None, ["no such file"]),
+    (None, ["--config: given", "experiment.py", "a Python file of"]),
     ("def get_config(:\n", ["SyntaxError"]),
-    ("x = 1\n", ["no get_config"]),
+    ("x = 1\n", ["no function get_config"]),
     ("import no_such_module_x\n", ["no_such_module_x"]),
     (
       "from configs import common\n"
@@ -105,10 +127,34 @@ def test_config_mistakes(overrides, words, tmp_path, capsys, monkeypatch):
       "  c = common.get_config()\n"
       "  c.globl_batch = 3\n"
       "  return c\n",
-      ["globl_batch", "global_batch"],
+      ["globl_batch", "nearest: 'global_batch'"],
+    ),
+    (
+      "from configs import common\n"
+      "def get_config():\n"
+      "  c = common.get_config()\n"
+      "  c.game.name = 'gan'\n"
+      "  return c\n",
+      ["game is now program", "c.program.name = 'gan'"],
+    ),
+    (
+      "from configs import common\n"
+      "def get_config():\n"
+      "  c = common.get_config()\n"
+      "  c.job = 'steer'\n"
+      "  return c\n",
+      ["job=train with program.name=walks"],
     ),
   ],
-  ids=["missing", "syntax", "no_function", "import", "misspelt"],
+  ids=[
+    "missing",
+    "syntax",
+    "no_function",
+    "import",
+    "misspelt",
+    "moved",
+    "moved_job",
+  ],
 )
 def test_config_files(text, words, tmp_path, capsys, monkeypatch):
   file = tmp_path / "experiment.py"
