@@ -208,7 +208,6 @@ def _finish(run, workdir, metadata, ran, rows, recorded, clock):
   }
   with clock.pause("report"):
     path = report.write(workdir, summary)
-  summary["seconds"] = clock.seconds()
   files.write_json(workdir / "summary.json", summary)
   if rows:
     say("")
