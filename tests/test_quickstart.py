@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genrep_jax.tools import report, study
+import genrep_jax
+from genrep_jax.lib import configs, results, weights
 from tests import support
+
+KNN, LINEAR = "knn/knn20_accuracy", "linear/linear_accuracy"
 
 QUICK = (
   "evaluations.knn.train_limit=500",
@@ -21,18 +24,19 @@ QUICK = (
 def finished(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("quickstart")
   recorded = tmp_path_factory.mktemp("recorded") / "table.json"
-  rows = [
-    {
-      "name": "GenRep T_x only",
-      "source": "run",
-      "seeds": [0, 1, 2],
-      "floor": False,
-      "knn": 0.5,
-      "linear": 0.6,
-      "spread": {"knn": 0.01, "linear": 0.02},
-    },
+  row = {
+    "name": "GenRep T_x only",
+    "source": "run",
+    "seeds": [0, 1, 2],
+    "baseline": False,
+    "results": {KNN: 0.5, LINEAR: 0.6},
+    "spread": {KNN: 0.01, LINEAR: 0.02},
+  }
+  columns = [
+    {"metric": metric, "title": metric.split("/")[0], "unit": "%"}
+    for metric in (KNN, LINEAR)
   ]
-  recorded.write_text(json.dumps({"rows": rows}))
+  recorded.write_text(json.dumps({"columns": columns, "rows": [row]}))
   done = support.main(workdir, *QUICK, f"report.recorded={recorded}")
   assert done.returncode == 0, done.stderr
   return workdir, done.stdout
@@ -59,7 +63,7 @@ def test_a_cpu_split_in_two_does_not_wait_for_itself_for_ever(tmp_path):
   done = support.main(
     tmp_path,
     *("cpu_devices=2", "total_steps=300", "log_every_steps=300"),
-    *("checkpoint.every_steps=300", "report.floors=False"),
+    *("checkpoint.every_steps=300", "report.baselines=False"),
     "evaluations.knn.train_limit=200",
     "evaluations.linear.train_limit=200",
     devices=0,
@@ -76,16 +80,17 @@ def test_summary(finished):
   names = {row["name"]: row for row in summary["rows"]}
   assert set(names) == {
     "raw pixels",
-    "random initialisation",
+    "random initialization",
     "GenRep T_x only",
     "GenRep T_z + T_x",
   }
   assert names["GenRep T_x only"]["source"] == "recorded"
-  assert names["GenRep T_x only"]["spread"]["linear"] == 0.02
+  assert names["GenRep T_x only"]["spread"][LINEAR] == 0.02
   run = names["GenRep T_z + T_x"]
   assert run["source"] == "run" and run["seeds"] == [0]
   for row in summary["rows"]:
-    assert 0.1 < row["knn"] <= 1 and 0.1 < row["linear"] <= 1
+    assert 0.1 < row["results"][KNN] <= 1 and 0.1 < row["results"][LINEAR] <= 1
+  assert [one["metric"] for one in summary["columns"]] == [KNN, LINEAR]
   assert {"compile", "train", "evaluate"} <= set(summary["seconds"])
   assert summary["config"]["global_batch"] == 16
   assert "jax" in summary["versions"]
@@ -109,14 +114,28 @@ def test_tables_print_mean_and_spread(finished):
   _, printed = finished
   line = next(x for x in printed.splitlines() if "T_x only" in x)
   assert "recorded" in line and "50.00 ± 1.00" in line and "0,1,2" in line
-  row = report.as_row(
-    "x",
-    [{"knn20_accuracy": v, "linear_accuracy": v} for v in (0.5, 0.7)],
-    [3, 4],
-  )
-  assert row["knn"] == pytest.approx(0.6)
-  assert row["spread"]["knn"] == pytest.approx(np.std([0.5, 0.7], ddof=1))
-  assert "| 60.00 ± 14.14 |" in report.markdown_table([row])
+  row = results.row("x", [{KNN: 0.5}, {KNN: 0.7}], [3, 4])
+  assert row["results"][KNN] == pytest.approx(0.6)
+  assert row["spread"][KNN] == pytest.approx(np.std([0.5, 0.7], ddof=1))
+  columns = [{"metric": KNN, "title": "knn", "unit": "%"}]
+  table = results.Table(columns, [row])
+  assert "| 60.00 ± 14.14 |" in results.markdown_table(table)
+
+
+def test_the_encoder_leaves_the_house(finished):
+  workdir, printed = finished
+  summary = json.loads((workdir / "summary.json").read_text())
+  digest = weights.sha256(workdir / "encoder.safetensors")
+  assert summary["exports"] == {"encoder.safetensors": digest}
+  assert digest in printed and digest in (workdir / "report.html").read_text()
+  own = weights.read_metadata(workdir / "encoder.safetensors")
+  assert own["results"] == summary["results"]
+  assert own["steps"] == 10 and own["encoder"]["name"] == "small"
+  card = (workdir / "model_card.md").read_text()
+  assert "GenRep T_z + T_x" in card and KNN in card
+  images = np.zeros((3, 28, 28, 1), np.uint8)
+  features = genrep_jax.load_encoder(workdir).encode(images)
+  assert features.shape[0] == 3 and np.isfinite(features).all()
 
 
 def test_the_report_can_be_written_again(finished):
@@ -125,7 +144,7 @@ def test_the_report_can_be_written_again(finished):
   (workdir / "report.html").unlink()
   done = support.run("genrep_jax.tools.report", "--workdir", str(workdir))
   assert done.returncode == 0, done.stderr
-  assert "random initialisation" in done.stdout
+  assert "random initialization" in done.stdout
   assert len((workdir / "report.html").read_text()) == len(before)
 
 
@@ -149,7 +168,7 @@ def test_a_study_goes_on_where_it_stopped(tmp_path):
   done = support.run("genrep_jax.main", *words, *tiny, timeout=600)
   assert done.returncode == 0, done.stderr
   table = json.loads((tmp_path / "table.json").read_text())
-  names = ["raw pixels", "random initialisation", "a", "b"]
+  names = ["raw pixels", "random initialization", "a", "b"]
   assert [row["name"] for row in table["rows"]] == names
   assert all(row["seeds"] == [0, 1] for row in table["rows"])
   lines = (tmp_path / "runs.jsonl").read_text().splitlines()
@@ -163,28 +182,10 @@ def test_a_study_goes_on_where_it_stopped(tmp_path):
   assert (tmp_path / "a" / "seed0" / "summary.json").stat().st_mtime == stamp
 
 
-def test_study_commands_name_every_row_and_seed():
-  from genrep_jax.lib import configs
-
-  config = configs.load(
-    str(support.ROOT / "configs/studies/quickstart_table.py")
-  )
-  runs = study.commands(config, ["study.parallel=2", "total_steps=7"], "w")
-  assert len(runs) == len(config.study.rows) * len(config.study.seeds)
-  assert len(
-    {command[command.index("--workdir") + 1] for _, _, command in runs}
-  ) == len(runs)
-  for _, seed, command in runs:
-    assert f"--config.seed={seed}" in command
-    assert "--config.total_steps=7" in command
-    assert "--config.study.parallel=2" not in command
-
-
 def test_the_embedded_table_is_what_the_quick_start_prints():
-  from genrep_jax.lib import configs
-
   config = configs.load(str(support.ROOT / "configs/quickstart.py"))
-  rows = report.recorded_rows(config.report.recorded)
+  columns, rows = results.recorded(config.report.recorded)
+  assert [one["metric"] for one in columns] == [KNN, LINEAR]
   assert {row["source"] for row in rows} == {"recorded"}
   named = {row["name"] for row in rows}
   assert {"GenRep T_x only", "GenRep T_z + T_x"} <= named
