@@ -317,7 +317,7 @@ class Game:
     return {"params": state.ema["params"], "batch_stats": statistics}
 
 
-def _check(cfg, source, generator, source_name) -> None:
+def _check(cfg, source, generator, config) -> None:
   """Raises UsageError for settings that cannot work together."""
   widths, convs = tuple(cfg.d_widths), tuple(cfg.d_extra_convs)
   if len(widths) != len(convs):
@@ -326,10 +326,14 @@ def _check(cfg, source, generator, source_name) -> None:
     )
   if generator.train_apply is None:
     options.refuse(
-      "generator.name", "this one", "a generator that has train_apply"
+      "generator.name",
+      config.generator.name,
+      "a generator that has train_apply",
     )
   if source.generator is not None:
-    options.refuse("source.name", source_name, "real images alone: array")
+    options.refuse(
+      "source.name", config.source.name, "real images alone: array"
+    )
   shape = (*generator.resolution, generator.channels)
   if source.image_shape != shape:
     options.refuse(
@@ -363,7 +367,7 @@ def make(cfg, run) -> contracts.Program:
   generator = plugins.make(
     "generators", run.config.generator, dtype=jnp.float32
   )
-  _check(cfg, source, generator, run.config.source.name)
+  _check(cfg, source, generator, run.config)
   total = run.total_steps
   game = Game(
     seed=run.seed,

@@ -1,71 +1,58 @@
 """The GAN game: formulas, one round, devices, export."""
 
-import dataclasses
 import functools
 import hashlib
+import json
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax import state as state_lib, step as step_lib
-from genrep_jax.games import _discriminator, gan
-from genrep_jax.generators import small
+from genrep_jax import main as main_lib
 from genrep_jax.lib import (
-  contracts,
+  configs,
   errors,
-  mesh as mesh_lib,
+  execution,
+  export,
   metrics,
+  plugins,
   rng,
   weights,
 )
+from genrep_jax.programs import _discriminator, gan
+from genrep_jax.tools import _cli
+from tests import support
+from tests.programs import toy
 
-CLASSES = 3
+CLASSES = toy.CLASSES
 
 
-def config(**overrides):
+def config(*overrides):
   """A game on 8x8 images that compiles in seconds."""
-  cfg = ml_collections.ConfigDict(
-    {
-      "seed": 0,
-      "global_batch": 8,
-      "total_steps": 10,
-      "total_epochs": 0.0,
-      "total_examples": 0,
-      "generator": {
-        **small.default_config(),
-        "num_classes": CLASSES,
-        "latent_dim": 4,
-        "base_px": 2,
-        "widths": (8, 4),
-        "extra_convs": (0, 0),
-      },
-      "data": {"name": "toy"},
-      "game": {
-        **gan.default_config(),
-        "d_widths": (8, 8),
-        "d_extra_convs": (0, 0),
-        "r1_every": 2,
-      },
-    }
+  return configs.load(toy.__file__, overrides)
+
+
+def game_of(config, discriminator=None):
+  """The two players without their optimizers."""
+  run = support.open_run(config)
+  return gan.Game(
+    seed=run.seed,
+    batch=run.batch,
+    options=config.program,
+    source=run.source,
+    generator=plugins.make("generators", config.generator, dtype=jnp.float32),
+    discriminator=discriminator,
+    tx={},
+    split=run.split,
   )
-  cfg.update_from_flattened_dict(overrides)
-  return cfg
 
 
 @pytest.fixture(scope="module")
 def dataset():
-  """40 images of 8x8: dark, grey and light ones."""
-  noise = np.random.default_rng(0)
-  labels = np.arange(40, dtype=np.int32) % CLASSES
-  images = (
-    noise.integers(0, 60, (40, 8, 8, 1)) + 90 * labels[:, None, None, None]
-  )
-  split = contracts.Split(images.astype(np.uint8), labels)
-  return contracts.Dataset("toy", CLASSES, (), split, split)
+  """40 images of 8x8: dark, gray and light ones."""
+  return toy.make(None)
 
 
 def rounds(run, state, frozen, steps):
@@ -77,16 +64,15 @@ def rounds(run, state, frozen, steps):
   return state, logged
 
 
-def play(cfg, dataset, devices=1, steps=3):
+def play(cfg, devices=1, steps=3):
   """Plays a game; returns (program, initial state, last, [metrics], on).
 
   `on(state, steps)` plays on from a state with the same compiled program.
   """
-  mesh = mesh_lib.make_mesh(jax.devices()[:devices])
-  program = gan.make(cfg, mesh, dataset)
-  first = state_lib.initial(program, mesh)
-  frozen = state_lib.put_frozen(program, mesh)
-  run = step_lib.jit(program, mesh, 1)
+  program = support.open_run(cfg, devices).program
+  first = execution.initial(program)
+  frozen = execution.put_frozen(program)
+  run = execution.jit(program, 1)
   last, logged = rounds(run, first, frozen, steps)
   return program, first, last, logged, functools.partial(on, run, frozen)
 
@@ -96,8 +82,8 @@ def on(run, frozen, state, steps):
 
 
 @pytest.fixture(scope="module")
-def played(dataset):
-  return play(config(), dataset)
+def played():
+  return play(config())
 
 
 def test_losses_and_gradients_by_hand():
@@ -133,7 +119,7 @@ def test_losses_and_gradients_by_hand():
   )
 
 
-def test_spectral_normalisation_against_svd():
+def test_spectral_normalization_against_svd():
   noise = np.random.default_rng(0)
   params = {
     "kernel": jnp.float32(noise.normal(size=(3, 3, 2, 5))),
@@ -144,7 +130,7 @@ def test_spectral_normalisation_against_svd():
     vectors = _discriminator.power_iteration(params, vectors)
   matrix = np.asarray(params["kernel"]).reshape(-1, 5)
   u, sigma, vt = np.linalg.svd(matrix, full_matrices=False)
-  normal = _discriminator.normalise(params, vectors)
+  normal = _discriminator.normalize(params, vectors)
   np.testing.assert_allclose(
     normal["kernel"].reshape(-1, 5), matrix / sigma[0], rtol=1e-4, atol=1e-5
   )
@@ -153,7 +139,7 @@ def test_spectral_normalisation_against_svd():
   c = noise.normal(size=matrix.shape)
   grad = jax.grad(
     lambda p: jnp.sum(
-      c * _discriminator.normalise(p, vectors)["kernel"].reshape(-1, 5)
+      c * _discriminator.normalize(p, vectors)["kernel"].reshape(-1, 5)
     )
   )(params)["kernel"].reshape(-1, 5)
   inner = np.sum(c * matrix) / sigma[0]
@@ -199,9 +185,8 @@ class Linear(nn.Module):
     return jnp.sum(a * images, axis=(1, 2, 3))
 
 
-def test_r1_of_a_linear_discriminator(dataset):
-  game = gan._play(config(), mesh_lib.make_mesh(jax.devices()[:1]), dataset)
-  game = dataclasses.replace(game, discriminator=Linear())
+def test_r1_of_a_linear_discriminator():
+  game = game_of(config(), Linear())
   images = jax.random.normal(jax.random.key(0), (6, 8, 8, 1))
   labels = jnp.zeros(6, jnp.int32)
   params = Linear().init(jax.random.key(1), images, labels)["params"]
@@ -210,8 +195,8 @@ def test_r1_of_a_linear_discriminator(dataset):
 
 
 def test_learning_rates_fall_to_zero_in_the_last_part():
-  cfg = config(**{"game.decay_fraction": 0.5, "game.beta2": 0.0}).game
-  tx = gan.optimiser(cfg, 0.1, 4)
+  cfg = config("program.decay_fraction=0.5", "program.beta2=0.0").program
+  tx = gan.optimizer(cfg, 0.1, 4)
   params = jnp.zeros(())
   state, steps = tx.init(params), []
   for _ in range(5):
@@ -269,11 +254,10 @@ def test_a_resumed_game_is_the_same_game_to_the_bit(played):
   assert logged == logged_one + logged_on
 
 
-def test_draws_depend_on_seed_player_and_round(dataset):
-  mesh = mesh_lib.make_mesh(jax.devices()[:1])
+def test_draws_depend_on_seed_player_and_round():
   draws = []
   for seed in (0, 1):
-    latents = gan._play(config(seed=seed), mesh, dataset).latents
+    latents = game_of(config(f"seed={seed}")).latents
     draw = jax.jit(latents, static_argnums=0)
     for name in ("d_latents", "g_latents"):
       for update in (0, 1):
@@ -282,9 +266,9 @@ def test_draws_depend_on_seed_player_and_round(dataset):
 
 
 @pytest.mark.slow
-def test_eight_devices_play_the_same_game(dataset, played):
+def test_eight_devices_play_the_same_game(played):
   _, _, last, logged, _ = played
-  _, _, spread, logged_spread, _ = play(config(), dataset, devices=8)
+  _, _, spread, logged_spread, _ = play(config(), devices=8)
   for one, eight in zip(logged, logged_spread, strict=True):
     for name, value in one.items():
       np.testing.assert_allclose(eight[name], value, rtol=2e-4, atol=1e-5)
@@ -295,10 +279,8 @@ def test_eight_devices_play_the_same_game(dataset, played):
 
 
 def test_real_images_come_epoch_by_epoch_with_their_labels(dataset):
-  cfg = config(global_batch=40)
-  game = gan._play(cfg, mesh_lib.make_mesh(jax.devices()[:1]), dataset)
-  frozen = {"images": dataset.train.images, "labels": dataset.train.labels}
-  frozen = jax.tree.map(jnp.asarray, frozen)
+  game = game_of(config("global_batch=40"))
+  frozen = jax.tree.map(jnp.asarray, game.source.frozen)
   draw = jax.jit(game.real_batch)
   epochs = [draw(frozen, jnp.int32(i)) for i in (0, 1)]
   whole = dataset.train.images.astype(np.float32) / 127.5 - 1
@@ -313,17 +295,15 @@ def test_real_images_come_epoch_by_epoch_with_their_labels(dataset):
 
 
 @pytest.mark.slow
-def test_unconditional_hinge_game_with_two_discriminator_steps(dataset):
+def test_unconditional_hinge_game_with_two_discriminator_steps():
   cfg = config(
-    **{
-      "generator.num_classes": 0,
-      "game.loss": "hinge",
-      "game.spectral_norm": True,
-      "game.r1_weight": 0.0,
-      "game.d_steps": 2,
-    }
+    "generator.num_classes=0",
+    "program.loss=hinge",
+    "program.spectral_norm=True",
+    "program.r1_weight=0.0",
+    "program.d_steps=2",
   )
-  program, first, last, logged, _ = play(cfg, dataset, steps=2)
+  program, first, last, logged, _ = play(cfg, steps=2)
   assert "projection" not in last.params["discriminator"]
   assert program.examples_per_step == 16
   assert program.images_per_step == 40
@@ -345,40 +325,45 @@ def test_unconditional_hinge_game_with_two_discriminator_steps(dataset):
 
 
 @pytest.mark.parametrize(
-  ("key", "value", "words"),
+  ("override", "words"),
   [
-    ("game.loss", "wasserstein", "hinge, non_saturating"),
-    ("game.d_widths", (8,), "d_extra_convs"),
-    ("game.d_steps", 0, "d_steps: 0"),
-    ("game.r1_weight", -1.0, "r1_weight: -1.0"),
-    ("game.ema_decay", 1.5, "ema_decay: 1.5"),
-    ("global_batch", 6, "6 is not divisible by 8"),
-    ("generator.num_classes", 7, "num_classes: 7"),
-    ("generator.base_px", 4, "(16, 16, 1)"),
-    ("total_steps", 0, "total_steps"),
+    ("program.loss=wasserstein", "'wasserstein'; allowed: one of hinge, non_s"),
+    ("program.d_widths=(8,)", "program.d_extra_convs: given (0, 0); allowed"),
+    ("program.d_steps=0", "program.d_steps: given 0"),
+    ("program.r1_weight=-1.0", "program.r1_weight: given -1.0"),
+    ("program.ema_decay=1.5", "program.ema_decay: given 1.5"),
+    ("global_batch=6", "given 6; allowed: a multiple of the 8"),
+    ("generator.num_classes=7", "generator.num_classes: given 7"),
+    ("generator.base_px=4", "(16, 16, 1)"),
+    ("generator.name=procedural", "generator.name: given 'procedural'"),
+    ("source.name=generator", "source.name: given 'generator'"),
+    ("total_steps=0", "total_steps"),
   ],
 )
-def test_bad_input_is_one_line(dataset, key, value, words):
+def test_bad_input_is_one_line(override, words):
   with pytest.raises(errors.UsageError) as caught:
-    gan.make(config(**{key: value}), mesh_lib.make_mesh(), dataset)
+    _ = support.open_run(config(override), 8).program
   assert words in str(caught.value)
   assert "\n" not in str(caught.value)
 
 
-def test_export_is_what_the_average_draws(dataset, played, tmp_path):
+def test_export_is_what_the_average_draws(played, tmp_path):
   program, _, last, _, _ = played
-  cfg = config()
-  said = gan.export(cfg, program, last, tmp_path, {})
-  path = tmp_path / "generator.safetensors"
+  ((name, (tree, about)),) = program.export(last, program.frozen).items()
+  assert name == "generator.safetensors"
+  path = tmp_path / name
+  said = export.save(path, tree, about, {"fid/fid_classifier_16": 2.0})
   data = path.read_bytes()
-  assert said["sha256"] == hashlib.sha256(data).hexdigest()
-  (tmp_path / "again").mkdir()
-  gan.export(cfg, program, last, tmp_path / "again", {})
-  assert (tmp_path / "again" / path.name).read_bytes() == data
-  assert (tmp_path / "samples.png").is_file()
+  assert said == hashlib.sha256(data).hexdigest()
+  again = program.export(last, execution.put_frozen(program))[name]
+  weights.save(tmp_path / "again", *again)
+  weights.save(tmp_path / "first", tree, about)
+  one, other = ((tmp_path / name).read_bytes() for name in ("first", "again"))
+  assert one == other
 
   metadata = weights.read_metadata(path)
   assert metadata["steps"] == 3
+  assert metadata["results"] == {"fid/fid_classifier_16": 2.0}
   assert metadata["generator"]["latent_dim"] == 4
   frozen = program.frozen
   assert (
@@ -388,7 +373,9 @@ def test_export_is_what_the_average_draws(dataset, played, tmp_path):
     ).hexdigest()
   )
 
-  generator = small.make(ml_collections.ConfigDict(metadata["generator"]))
+  generator = plugins.make(
+    "generators", metadata["generator"], dtype=jnp.float32
+  )
   expected = jax.eval_shape(generator.init, jax.random.key(0))
   loaded = weights.load(path, None, expected)
   for got, want in zip(
@@ -403,16 +390,39 @@ def test_export_is_what_the_average_draws(dataset, played, tmp_path):
     rng.stream(0, "standing_statistics"), jnp.arange(2000, dtype=jnp.uint32)
   )
   z, y = jax.vmap(generator.sample)(keys)
-  trained, _ = small.module(cfg.generator).apply(
-    {"params": loaded["params"], "batch_stats": loaded["batch_stats"]},
-    z,
-    y,
-    train=True,
-    mutable=["batch_stats"],
-  )
+  trained, _ = generator.train_apply(loaded, z, y)
   drawn = generator.apply(loaded, z, y)
   assert np.abs(drawn - trained).mean() < 0.005
   lagging = generator.apply(
     loaded | {"batch_stats": last.ema["batch_stats"]}, z, y
   )
   assert np.abs(lagging - trained).mean() > 0.02
+
+
+def test_every_job_works_on_a_game(tmp_path, capsys, monkeypatch):
+  words = ["--config", toy.__file__, "--workdir", str(tmp_path)]
+  words += [
+    f"--config.{text}"
+    for text in ("total_steps=2", "log_every_steps=1", "compilation_cache=off")
+  ]
+
+  def job(name):
+    monkeypatch.setattr("sys.argv", ["main", *words, f"--config.job={name}"])
+    with pytest.raises(SystemExit) as stopped:
+      _cli.run(main_lib.main)
+    said = capsys.readouterr()
+    assert stopped.value.code == errors.EXIT_OK, said.err
+    return said.out
+
+  printed = job("train")
+  left = {path.name for path in tmp_path.iterdir()}
+  assert {"generator.safetensors", "samples.png", "report.html"} <= left
+  assert "encoder.safetensors" not in left and "model_card.md" not in left
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  digest = weights.sha256(tmp_path / "generator.safetensors")
+  assert summary["exports"] == {"generator.safetensors": digest}
+  assert digest in printed
+  ((name, value),) = summary["results"].items()
+  assert name == "fid/fid_classifier_16"
+  assert f"{name} {value!r}" in job("evaluate").splitlines()
+  assert "all-reduce" in job("compile_only")
