@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
 
 import jax
@@ -9,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrep_jax import parts, state as state_lib, step as step_lib
-from genrep_jax.games import walks as game
-from genrep_jax.lib import configs, errors, metrics, weights
-from genrep_jax.tools import _session
-from genrep_jax.views import steering, walks
+from genrep_jax import main as main_lib
+from genrep_jax.lib import configs, errors, execution, export, metrics, weights
+from genrep_jax.programs import walks as program_lib
+from genrep_jax.tools import _cli
+from genrep_jax.views import edits, walks
 from tests import support
 
-CONFIG = str(support.ROOT / "configs" / "steering" / "fashion_mnist.py")
+CONFIG = str(support.ROOT / "configs" / "walks" / "fashion_mnist.py")
 OPERATIONS = ("zoom", "shift_x", "shift_y")
 SHORT = (
-  f"steering.operations={OPERATIONS}",
-  "steering.learning_rate=0.05",
+  f"program.operations={OPERATIONS}",
+  "program.learning_rate=0.05",
   "global_batch=16",
   "total_steps=24",
 )
@@ -30,25 +31,24 @@ SHORT = (
 def few(monkeypatch, request):
   """Measures walks on fewer latents, where the figures do not matter."""
   if "slow" not in request.keywords:
-    monkeypatch.setattr(game, "_MEASURED", 128)
+    monkeypatch.setattr(program_lib, "_MEASURED", 128)
 
 
 class Trained:
   """A program and its compiled step."""
 
   def __init__(self, overrides, devices=1):
-    self.cfg = configs.load(CONFIG, overrides)
-    self.mesh = support.mesh_of(devices)
-    self.program = _session.build(self.cfg, self.mesh)
-    self.frozen = state_lib.put_frozen(self.program, self.mesh)
-    self.first = state_lib.initial(self.program, self.mesh)
-    self.run = step_lib.jit(self.program, self.mesh)
+    self.run = support.open_run(configs.load(CONFIG, overrides), devices)
+    self.program = self.run.program
+    self.frozen = execution.put_frozen(self.program)
+    self.first = execution.initial(self.program)
+    self.step = execution.jit(self.program)
 
   def on(self, state, steps):
     """Goes on from a state, which is kept; returns (state, [metrics])."""
     state, logged = jax.tree.map(jnp.copy, state), []
     for _ in range(steps):
-      state, collected = self.run(state, self.frozen)
+      state, collected = self.step(state, self.frozen)
       logged.append(metrics.compute(collected))
     return state, logged
 
@@ -64,8 +64,22 @@ class Trained:
     return self.on(self.first, self.program.total_steps)
 
   def made(self):
-    generator, _, _ = parts.load_generator(self.cfg, jnp.float32)
-    return game._steering(self.cfg, self.mesh, generator)
+    return walking(self.run)
+
+
+def walking(run):
+  """What a run trains, without its optimizer."""
+  generator, cfg = run.source.generator, run.config.program
+  return program_lib.Walking(
+    seed=run.seed,
+    batch=run.batch,
+    generator=generator,
+    render_views=run.render,
+    distribution=edits.make_distribution("program", cfg, generator.channels),
+    optimizer=None,
+    init_std=cfg.init_std,
+    split=run.split,
+  )
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +92,7 @@ def test_masked_error_by_hand():
   targets[0, 0], targets[1] = [1, 2, 3], 100
   masks = np.array([[[True], [True]], [[False], [False]]])
   # (1 + 4 + 9) over two pixels of three channels.
-  error = jax.value_and_grad(game.masked_error)
+  error = jax.value_and_grad(program_lib.masked_error)
   value, slope = error(jnp.float32(images), targets, masks)
   np.testing.assert_allclose(value, 14 / 6, rtol=1e-6)
   np.testing.assert_allclose(slope[0, 0, 0], [-2 / 6, -4 / 6, -1], rtol=1e-6)
@@ -112,7 +126,7 @@ def test_loss_and_gradient(trained):
       moved = moved + a[row] * params[name][0]
     latents, classes = jnp.stack([z, moved]), jnp.stack([y, y])
     image, walked = made.generator.apply(variables, latents, classes)
-    target, mask = steering.apply(image, made.law.edit(a))
+    target, mask = edits.apply(image, made.distribution.edit(a))
     return image - target, walked - target, mask
 
   squares, still, count = 0.0, 0.0, 0
@@ -163,24 +177,22 @@ def test_draws_depend_on_seed_and_step(trained):
   assert len(np.unique(np.concatenate([first[0], other[0]]), axis=0)) == 32
   assert len(np.unique(np.concatenate([first[2], other[2]]), axis=0)) == 32
   made, variables = trained.made(), trained.frozen["generator"]
-  cfg = made.cfg.copy_and_resolve_references()
-  cfg.seed = 1
-  made = dataclasses.replace(made, cfg=cfg)
+  made = dataclasses.replace(made, seed=1)
   seeded = jax.jit(lambda: made.draw("sample", 0, variables))()
   assert np.abs(seeded[0] - first[0]).min() > 0
 
 
 def test_export(trained, tmp_path):
-  cfg, program = trained.cfg, trained.program
+  config, program = trained.run.config, trained.program
   last, _ = trained.last
-  side = {"facts": program.facts}
-  said = game.export(cfg, program, last, tmp_path, side)
-  path = tmp_path / "walks.safetensors"
-  assert said["sha256"] == weights.sha256(path)
+  ((name, (tree, about)),) = program.export(last, trained.frozen).items()
+  path = tmp_path / name
+  assert name == "walks.safetensors"
+  assert export.save(path, tree, about, {}) == weights.sha256(path)
   made = walks.read(path)
-  assert made.generator_sha256 == weights.sha256(cfg.generator.weights)
-  assert made.law == trained.made().law
-  assert made.law.max_shift == 30 and made.law.max_zoom == 1.5
+  assert made.generator_sha256 == weights.sha256(config.generator.weights)
+  assert made.distribution == trained.made().distribution
+  assert made.distribution.max_shift == 30 and made.distribution.max_zoom == 1.5
   jax.tree.map(np.testing.assert_array_equal, made.directions, last.params)
   found = weights.read_metadata(path)
   assert found["steps"] == 24 and found["seed"] == 0
@@ -189,9 +201,9 @@ def test_export(trained, tmp_path):
   assert set(found["errors"]) == {*OPERATIONS, "all"}
   ratios = {k: error / zero for k, (error, zero) in found["errors"].items()}
   assert ratios["all"] < 0.95 and max(ratios.values()) < 0.98, ratios
-  assert "error_ratio zoom" in said
+  measured = program.measure(last, trained.frozen)
+  assert measured == {f"walks/error_ratio_{k}": x for k, x in ratios.items()}
   # A row of edits and one of walks for each; no edit in the middle.
-  assert (tmp_path / "walks.png").is_file()
   shown = jax.jit(program.preview)(last, trained.frozen)["walks"]
   assert shown.shape == (12, 9, 28, 28, 1)
   for i, row in enumerate(shown):
@@ -205,34 +217,37 @@ def test_export(trained, tmp_path):
 def test_bad_input_is_one_line(tmp_path):
   def refuse(words, *overrides, config=CONFIG):
     with pytest.raises(errors.UsageError) as caught:
-      _session.build(configs.load(config, overrides), support.mesh_of(8))
+      _ = support.open_run(configs.load(config, overrides), 8).program
     line = str(caught.value)
     assert "\n" not in line
     for word in words:
       assert word in line, line
 
-  refuse(["generator.weights", "''"], "generator.weights=")
+  random = ("generator.weights=", "generator.sha256=")
+  refuse(["generator.weights: given ''"], *random)
   refuse(["global_batch", "12", "8 devices"], "global_batch=12")
-  refuse(["steering.max_zoom", "0.5"], "steering.max_zoom=0.5")
-  refuse(["shear", "rot3d"], "steering.operations=('shear',)")
-  refuse(["learning_rate", "-1.0"], "steering.learning_rate=-1.0")
+  refuse(["program.max_zoom: given 0.5"], "program.max_zoom=0.5")
+  refuse(["shear", "rot3d"], "program.operations=('shear',)")
+  refuse(["learning_rate: given -1.0"], "program.learning_rate=-1.0")
   refuse(["total_epochs", "endless"], "total_steps=0", "total_epochs=1.0")
   quickstart = str(support.ROOT / "configs" / "quickstart.py")
-  refuse(["job", "'steering'"], "job=steer", config=quickstart)
+  refuse(["job", "'steer'", "program.name=walks"], "job=steer")
+  real = ("source.name=array", "data.name=fashion_mnist_mini")
+  refuse(["source.name: given 'array'"], *real)
   # As T_z, or within one: walks in the latent space of another generator.
   path = tmp_path / "walks.safetensors"
-  law = steering.Law(1, operations=("zoom",))
-  walks.save(path, law, {"zoom": np.zeros((1, 64), "f")}, "cd" * 32, {})
+  made = edits.EditDistribution(1, operations=("zoom",))
+  walks.save(path, made, {"zoom": np.zeros((1, 64), "f")}, "cd" * 32, {})
   words = ["views.latent.file", "cd" * 32, "0b8ca9a6"]
-  steered = ["views.latent.name=steered", f"views.latent.file={path}"]
-  refuse(words, *steered, config=quickstart)
+  along = ["views.latent.name=walks", f"views.latent.file={path}"]
+  refuse(words, *along, config=quickstart)
   text = pathlib.Path(quickstart).read_text()
   mixed = tmp_path / "mixed.py"
   mixed.write_text(
     text.replace(
       "  return c\n",
       "  c.views.latent = {'name': 'mixture', 'views': {'gaussian': {}, "
-      f"'steered': {{'file': '{path}'}}}}}}\n  return c\n",
+      f"'walks': {{'file': '{path}'}}}}}}\n  return c\n",
     )
   )
   refuse(words, config=str(mixed))
@@ -246,12 +261,11 @@ def assert_they_shift_and_zoom(measured):
 
 
 def test_the_walks_of_the_package_shift_and_zoom_clothes():
-  cfg = configs.load(CONFIG)
-  generator, variables, _ = parts.load_generator(cfg, jnp.float32)
-  made = game._steering(cfg, support.mesh_of(1), generator)
+  run = support.open_run(configs.load(CONFIG))
+  made = walking(run)
   shipped = walks.read("asset:fashion_mnist_walks.safetensors")
-  assert shipped.law == made.law
-  frozen = {"generator": variables}
+  assert shipped.distribution == made.distribution
+  frozen = {"generator": run.generator.variables}
   assert_they_shift_and_zoom(made.measure(shipped.directions, frozen))
 
 
@@ -272,3 +286,33 @@ def test_eight_devices_train_the_same_walks(trained):
   for one, eight in zip(logged, again, strict=True):
     for name, value in one.items():
       np.testing.assert_allclose(eight[name], value, rtol=1e-3)
+
+
+def test_every_job_works_on_walks(tmp_path, capsys, monkeypatch):
+  words = ["--config", CONFIG, "--workdir", str(tmp_path)]
+  words += [
+    f"--config.{text}"
+    for text in (*SHORT, "total_steps=2", "compilation_cache=off")
+  ]
+
+  def job(name):
+    monkeypatch.setattr("sys.argv", ["main", *words, f"--config.job={name}"])
+    with pytest.raises(SystemExit) as stopped:
+      _cli.run(main_lib.main)
+    said = capsys.readouterr()
+    assert stopped.value.code == errors.EXIT_OK, said.err
+    return said.out
+
+  printed = job("train")
+  left = {path.name for path in tmp_path.iterdir()}
+  assert {"walks.safetensors", "walks.png", "report.html"} <= left
+  assert "encoder.safetensors" not in left and "model_card.md" not in left
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  digest = weights.sha256(tmp_path / "walks.safetensors")
+  assert summary["exports"] == {"walks.safetensors": digest}
+  assert digest in printed
+  found = summary["results"]
+  assert set(found) == {f"walks/error_ratio_{k}" for k in (*OPERATIONS, "all")}
+  lines = job("evaluate").splitlines()
+  assert {f"{name} {value!r}" for name, value in found.items()} <= {*lines}
+  assert "all-reduce" in job("compile_only")
