@@ -1,11 +1,13 @@
 """A train step is one program: six stages, one compilation, no transfers."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrep_jax.lib import execution, hlo
+from genrep_jax.lib import execution, hlo, plugins, rng
 from tests import support
 
 
@@ -151,3 +153,52 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_a_float32_loss():
   new, measured = execution.jit(program)(state, frozen)
   assert measured.compute()["loss"].dtype == jnp.float32
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(new.params))
+
+
+def test_bfloat16_weights_are_placed_once_and_never_converted():
+  """Neither a copy nor a cast of a frozen array is part of the step."""
+  config = support.tiny("precision=bfloat16", "generator.widths=(8, 4)")
+  run = support.open_run(config)
+  state, given = execution.abstract(run.program)
+  params = given["generator"]["params"]
+  assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+  first = len(jax.tree.leaves(state))
+  numbers = range(first, first + len(jax.tree.leaves(given)))
+
+  def moved(given):
+    """Frozen arguments that are converted, copied or handed on unseen."""
+    text = execution.jit(run.program).lower(state, given).as_text()
+    # The encoder's own are converted, which shows that the words are right.
+    assert re.search(r"stablehlo.convert %arg\d+ : .*xf32.*xbf16", text)
+    lines = re.findall(r"(?:\.convert|\.optimization_barrier|call @).*", text)
+    words = {word for line in lines for word in re.findall(r"%arg\d+\b", line)}
+    return words & {f"%arg{number}" for number in numbers}
+
+  assert moved(given) == set()
+  wide = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding),
+    given,
+  )
+  assert len(moved(wide)) == len(jax.tree.leaves(params))
+  # Converted once beforehand or in every step: the same bits.
+  frozen = execution.put_frozen(run.program)
+  drawn = plugins.make("generators", config.generator, dtype=run.dtype).init(
+    rng.stream(run.seed, "generator")
+  )
+  views_of = jax.jit(run.stages.views)
+  for one, other in zip(
+    *(views_of(jnp.int32(1), g)[0] for g in (frozen, {"generator": drawn})),
+    strict=True,
+  ):
+    if one is not None:
+      np.testing.assert_array_equal(one, other)
+
+
+def test_frozen_arrays_are_not_copied_in_the_compiled_step():
+  program, _, state, frozen = support.open_program(support.tiny())
+  text = execution.jit(program).lower(state, frozen).compile().as_text()
+  entry = text[text.index("\nENTRY") :]
+  names = re.findall(r"%(frozen\S*) = \S+ parameter", entry)
+  assert len(names) == len(jax.tree.leaves(frozen))
+  copied = re.findall(r" copy\(%?(\S+?)\)", entry)
+  assert not {*names} & {*copied}
