@@ -93,7 +93,7 @@ def save(path, tree, metadata: Mapping, results: Mapping) -> str:
 
   Args:
     path: of the file.
-    tree: {"params": ..., "batch_stats": ...}.
+    tree: pytree of arrays; an encoder's {"params": ..., "batch_stats": ...}.
     metadata: what it holds: of an encoder from `encoder_metadata`.
     results: {metric: value}.
 
@@ -134,7 +134,9 @@ def model_card(metadata: Mapping[str, Any], file: str = FILES[0]) -> str:
     "images": f"{image['height']} x {image['width']} x {image['channels']}, "
     f"normalized by mean {_words(image['mean'])}, std {_words(image['std'])}",
     "objective": _named(config, "objective"),
-    "trained on": f"`{generator['name']}`" if generator else "real images",
+    "trained on": f"images of the generator `{generator['name']}`"
+    if generator
+    else "real images",
     "its weights": generator.get("weights") or "",
     "their sha256": generator.get("sha256") or "",
     "their license": generator.get("license") or "",

@@ -23,7 +23,7 @@ from genrep_jax.tools import _cli
 
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _ROWS = 8  # images of each kind that are compared
-_TOLERANCE = 1e-3  # of the largest feature: more is another network
+_TOLERANCE = 5e-3  # of the largest feature: more is another network
 
 
 def main(argv) -> int:
