@@ -167,7 +167,7 @@ def test_projection_adds_the_class_term():
   )
   assert with_class.shape == (5,)
   assert np.abs(with_class - without).max() > 1e-3
-  # Linear in the embedding, and each image is judged alone.
+  # Linear in the embedding, and each image is seen alone.
   np.testing.assert_allclose(
     doubled - with_class, with_class - without, atol=1e-5
   )

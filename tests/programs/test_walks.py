@@ -210,7 +210,7 @@ def test_export(trained, tmp_path):
     same = 0 if i % 4 < 2 else 2  # two latents
     np.testing.assert_allclose(row[4], shown[same, 4], atol=1e-4)
   assert np.abs(shown[0, 4] - shown[2, 4]).mean() > 0.1
-  # shift_x, to the left: unknown pixels are grey, on the right.
+  # shift_x, to the left: unknown pixels are gray, on the right.
   assert not shown[4, 0, :, -1].any() and shown[4, 0, :, 0].all()
 
 
