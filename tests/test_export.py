@@ -269,6 +269,7 @@ def _nan():
     ({"image": {**_IMAGE, "height": 10**9}}, "image.height: given 1000000000"),
     ({"image": {**_IMAGE, "std": (0.0,)}}, "image.std: given"),
     ({"image": {**_IMAGE, "channels": 3}}, "does not fit"),
+    ({"image": {**_IMAGE, "mean": (0.1, 0.2, 0.3)}}, "one of each channel"),
     ({"image": {}}, "image.height: given None"),
     ({"config": {"precision": "int4"}}, "metadata.precision: given 'int4'"),
   ],
@@ -290,6 +291,7 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, changes, words):
     {"generator": {"name": "small"}, "steps": 3},
     {"format": 2, "encoder": _SMALL, "image": _IMAGE},
     {"format": 1, "encoder": [1], "image": _IMAGE},
+    {"format": 1, "encoder": {**_SMALL, "a.b": 1}, "image": _IMAGE},
     {"format": 1, "encoder": _SMALL, "image": None},
   ],
 )

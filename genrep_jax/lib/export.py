@@ -386,12 +386,24 @@ def _described(file, metadata) -> tuple[dict, dict]:
       f"{file}: no encoder of a finished run: its metadata lacks "
       f"{' or '.join(wanted)}"
     )
-  entry, fields = metadata["encoder"], {k: metadata.get(k) for k in _METADATA}
   for key in ("encoder", "image"):
     if not isinstance(metadata[key], Mapping):
       options.refuse(f"{file}: {key}", metadata[key], "a dictionary")
-  fields = ml_collections.ConfigDict(fields)
+  fields = {key: metadata[key] for key in _METADATA if key in metadata}
+  try:
+    entry = ml_collections.ConfigDict(metadata["encoder"])
+    fields = ml_collections.ConfigDict(fields)
+  except (TypeError, ValueError) as error:  # keys with dots, for one
+    raise errors.UsageError(f"{file}: metadata: {error}") from error
   plugins.fill(fields, _METADATA, f"{file}: metadata")
+  image = fields.image
+  for key in ("mean", "std"):
+    if len(image[key]) not in (1, image.channels):
+      options.refuse(
+        f"{file}: metadata.image.{key}",
+        image[key],
+        "one number, or one of each channel",
+      )
   name = str(entry.get("name"))
   outside = "." in name and name.replace(".", "").isidentifier()
   if outside and name not in sys.modules:
@@ -399,7 +411,7 @@ def _described(file, metadata) -> tuple[dict, dict]:
       f"{file}: encoder {name!r} is no plug-in of genrep_jax: import that "
       "module first, if you trust it"
     )
-  return dict(entry), fields.to_dict()
+  return entry.to_dict(), fields.to_dict()
 
 
 def _devices(device) -> list:
