@@ -18,6 +18,7 @@ from genrep_jax.lib import (
   contracts,
   export,
   hlo,
+  images as images_lib,
   metrics,
   optim,
   plugins,
@@ -211,7 +212,7 @@ class GenRep:
 
   def encode(self, variables, images):
     """Features of whole images: as T_x hands them on, but nothing is cut."""
-    images = ((images + 1) / 2 - self.mean) / self.std
+    images = images_lib.normalize(images, self.mean, self.std)
     return self.encoder.apply(variables, images, train=False)[0].pooled
 
   def variables(self, state):
