@@ -27,7 +27,7 @@ from genrep_jax.lib import errors
 _LARGEST = 3.4028235e38  # of float32, in which every number is used
 _SMALLEST = 1.1754944e-38  # below it, CPUs and accelerators see zero
 _INT_MAX = 2**31 - 1
-_SHOWN = 80  # characters of a wrong value
+_SHOWN = 160  # characters of a wrong value
 
 
 @dataclasses.dataclass(frozen=True)
