@@ -10,6 +10,7 @@ here, before anything is compiled.
 import functools
 import json
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -62,6 +63,12 @@ class Run:
       options.refuse(
         "encoder.weights", config.encoder.weights, "'' but for job=evaluate"
       )
+    if config.encoder.get("sha256") and not config.encoder.weights:
+      options.refuse(
+        "encoder.sha256", config.encoder.sha256, "'' without weights"
+      )
+    if jax.config.jax_enable_x64:
+      options.refuse("jax_enable_x64", True, "False: runs count in float32")
     devices = mesh.devices.size
     if self.batch % devices:
       options.refuse(
@@ -100,7 +107,7 @@ class Run:
         with entry.unlocked():
           entry.data = self.config.data
       one = plugins.make("evaluations", entry, model, self.mesh, path=path)
-      lacking = [what for what in one.requires if getattr(model, what) is None]
+      lacking = [x for x in one.requires if getattr(model, x, None) is None]
       if lacking:
         options.refuse(
           path,

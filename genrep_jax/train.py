@@ -12,12 +12,11 @@ Its order is a contract; do not change it without a reason as good as these:
 """
 
 import contextlib
-import numbers
 import pathlib
 import signal
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from genrep_jax.lib import (
   checkpoint,
@@ -73,15 +72,23 @@ def evaluate(run, evaluations, variables, *, step=None, last=True) -> dict:
     plugin = run.config.evaluations[name].name
     label = plugins.label_of("evaluations", plugin)
     with plugins.guard(label, "run"):
-      pairs = list(one.run(variables))
+      pairs = [(metric, value) for metric, value in one.run(variables)]
     for metric, value in pairs:
-      scalar = isinstance(value, numbers.Real) or jnp.shape(value) == ()
-      if isinstance(value, str) or not scalar or f"{name}/{metric}" in results:
+      shape, kind = np.shape(value), np.asarray(value).dtype.kind
+      number = shape == () and kind in "biuf" and np.isfinite(value)
+      named = isinstance(metric, str) and metric.isprintable() and metric
+      if not (named and number) or f"{name}/{metric}" in results:
+        given = " ".join(f"{value!r:.60}".split())
         raise errors.PluginError(
-          f"plug-in {label}: metric {metric!r} is {value!r}; allowed: one "
-          "number for each name"
+          f"plug-in {label}: metric {metric!r} is {given}; allowed: one "
+          "finite number for each name"
         )
       results[f"{name}/{metric}"] = float(value)
+    if f"{name}/{one.headline}" not in results:
+      raise errors.PluginError(
+        f"plug-in {label}: its metrics are {[m for m, _ in pairs]}; allowed: "
+        f"its headline {one.headline!r} among them"
+      )
   return results
 
 

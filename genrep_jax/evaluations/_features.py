@@ -33,6 +33,7 @@ OPTIONS = {
     "side to resize and center-crop to; 0: as they are",
     low=0,
     high=4096,
+    only=("not 1, 2 or 3", lambda px: px not in (1, 2, 3)),
     unit="px",
   ),
   "train_limit": options.integer(

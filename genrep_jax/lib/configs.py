@@ -180,7 +180,10 @@ def _parts(path: str) -> tuple[str, str]:
 def _read(path: str) -> ml_collections.ConfigDict:
   file, argument = _parts(path)
   if not pathlib.Path(file).is_file():
-    options_lib.refuse("--config", path, "a Python file of an experiment")
+    raise errors.UsageError(
+      f"--config: given {path!r}; allowed: a Python file of an experiment, and "
+      "this is no file"
+    )
   spec = importlib.util.spec_from_file_location("genrep_config", file)
   if spec is None:
     options_lib.refuse("--config", path, "a Python file of an experiment")
@@ -192,6 +195,9 @@ def _read(path: str) -> ml_collections.ConfigDict:
         f"--config: {file!r} has no function get_config()"
       )
     config = loaded.get_config(argument) if argument else loaded.get_config()
+    if isinstance(config, ml_collections.ConfigDict):
+      config = config.copy_and_resolve_references()
+      config.to_dict()  # fails where a key is no text
   except errors.UsageError:
     raise
   except (Exception, SystemExit) as error:  # the experiment's own code
@@ -208,7 +214,6 @@ def _read(path: str) -> ml_collections.ConfigDict:
       f"--config: {file!r}: get_config() returned {type(config).__name__}; "
       "allowed: an ml_collections.ConfigDict"
     )
-  config = config.copy_and_resolve_references()
   with config.unlocked():
     config.title = config.get("title") or pathlib.Path(file).stem
   return config

@@ -522,7 +522,7 @@ ROOMS = {
     "optimizer",
     "make(cfg, schedule, decayed)",
     shared={
-      "learning_rate": _o.number(0.03, "before the schedule", low=0),
+      "learning_rate": _o.number(0.03, "before the schedule", low=0, high=1e4),
       "weight_decay": _o.number(1e-4, "of the weights, per update", low=0),
       "decay_exclude": _o.patterns(
         (),

@@ -59,6 +59,18 @@ def _split_cpu(count):
 
 
 def _join(distributed):
+  where = distributed.coordinator, distributed.num_processes
+  number = distributed.process_id
+  if any(where) != all(where):
+    options.refuse(
+      "distributed.coordinator and num_processes", where, "both or neither"
+    )
+  if (
+    number >= 0 and not any(where) or any(where) and not 0 <= number < where[1]
+  ):
+    options.refuse(
+      "distributed.process_id", number, "-1, or which of num_processes, from 0"
+    )
   several = any(int(os.environ.get(v, 1)) > 1 for v in _CLUSTER_VARIABLES)
   several |= "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
   if distributed.mode == "off" or distributed.mode == "auto" and not several:
@@ -81,10 +93,13 @@ def _cache_folder(name, workdir):
     return pathlib.Path(base) / "genrep_jax" / "xla"
   if name == "workdir":
     return pathlib.Path(workdir).resolve() / "xla_cache"
-  folder = existing = pathlib.Path(name).absolute()
-  while not existing.exists():
-    existing = existing.parent
-  if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+  folder = pathlib.Path(name).absolute()
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    writable = os.access(folder, os.W_OK | os.X_OK)
+  except OSError:
+    writable = False
+  if not writable:
     options.refuse(
       "compilation_cache", name, "user, workdir, off, or a writable folder"
     )

@@ -78,6 +78,8 @@ def from_config(entry, *, dtype=jnp.float32, key=None) -> Frozen:
     digest = weights.sha256(entry.weights)
     generator = dataclasses.replace(generator, sha256=digest)
   else:
+    if entry.sha256:
+      options_lib.refuse("generator.sha256", entry.sha256, "'' without weights")
     key = jax.random.key(0) if key is None else key
     variables = jax.tree.map(np.asarray, jax.jit(generator.init)(key))
   if jnp.dtype(dtype) != jnp.float32:

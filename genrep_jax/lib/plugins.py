@@ -13,6 +13,8 @@ import importlib
 import pathlib
 import re
 import types
+import typing
+from typing import Any
 
 import ml_collections
 
@@ -164,7 +166,10 @@ def _guarded(made, label):
 
   if isinstance(made, types.FunctionType | functools.partial):
     return wrap(made, "its function")
-  if not dataclasses.is_dataclass(made) or isinstance(made, contracts.Program):
+  if not dataclasses.is_dataclass(made):
+    return made
+  _check_fields(made, label)
+  if isinstance(made, contracts.Program):
     return made
   changed = {}
   for field in dataclasses.fields(made):
@@ -176,6 +181,23 @@ def _guarded(made, label):
     ):
       changed[field.name] = wrap(value, field.name)
   return dataclasses.replace(made, **changed)
+
+
+def _check_fields(made, label):
+  """Refuses a contract's fields of other types than it declares."""
+  for name, wanted in typing.get_type_hints(type(made)).items():
+    union = isinstance(wanted, types.UnionType)
+    some = typing.get_args(wanted) if union else (wanted,)
+    kinds = tuple(typing.get_origin(one) or one for one in some)
+    value = getattr(made, name)
+    text = isinstance(value, str) and str not in kinds
+    if Any in kinds or isinstance(value, kinds) and not text:
+      continue
+    words = " or ".join(kind.__name__ for kind in kinds)
+    given = " ".join(f"{value!r:.60}".split())
+    raise errors.PluginError(
+      f"plug-in {label}: {name} is {given}; allowed: {words}"
+    )
 
 
 def label_of(room: str, name: str) -> str:
@@ -199,7 +221,7 @@ def guard(label: str, function: str):
     yield
   except (errors.UsageError, errors.Diverged, errors.Preempted):
     raise
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     reason = " ".join(str(error).split())
     raise errors.PluginError(
       f"plug-in {label} failed in {function}: {type(error).__name__}: {reason}"
