@@ -1,9 +1,8 @@
 """What the experiments of this folder share.
 
 All keys of an experiment, with their meaning and ranges, are declared in
-genrep_jax/lib/experiment.py; `python -m genrep_jax.main --config FILE --describe`
-prints them as they are resolved. A config names plug-ins and states only the
-options it changes.
+genrep_jax/lib/experiment.py; `python -m genrep_jax.main --describe --config FILE`
+prints them, resolved. A config names plug-ins and states what it changes.
 """
 
 import ml_collections

@@ -27,6 +27,7 @@ from genrep_jax.lib import (
   options,
   pictures,
   plugins,
+  versions,
   writers,
 )
 
@@ -122,9 +123,13 @@ def restore(run, workdir, metadata):
     )
     if keys:
       store.close()
+      wrote = earlier.get("versions", {}).get("genrep_jax")
+      other = ""
+      if wrote != versions.versions()["genrep_jax"]:
+        other = f"; genrep_jax {wrote} began it, and can finish it"
       raise errors.UsageError(
         f"workdir: {str(workdir)!r} holds another experiment's checkpoint; "
-        f"differing keys: {', '.join(keys)}"
+        f"differing keys: {', '.join(keys)}{other}"
       )
   abstract_state, _ = execution.abstract(run.program)
   restored = store.restore_newest_sound(abstract_state)

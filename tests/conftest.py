@@ -25,8 +25,8 @@ for _limit in ("call_terminate_timeout", "timeout"):
   if _flag not in os.environ["XLA_FLAGS"]:
     os.environ["XLA_FLAGS"] += f" {_flag}=600"
 
-# Compiling is most of the work here, and half of that optimises programs that
-# run once. Tests that compare bits ask for `optimised`; --slow optimises all.
+# Compiling is most of the work here, and half of that optimizes programs that
+# run once. Tests that compare bits ask for `optimized`; --slow optimizes all.
 if "--slow" not in sys.argv:
   os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
@@ -60,7 +60,7 @@ def pytest_unconfigure(config):
     shutil.rmtree(_cache, ignore_errors=True)
 
 
-def _optimise():
+def _optimize():
   """Compiles as users do: without vector code, equal numbers differ in bits."""
   import jax
 
@@ -71,7 +71,7 @@ def _optimise():
   jax.config.update("jax_disable_most_optimizations", before)
 
 
-optimised = pytest.fixture(_optimise, name="optimised")
-optimised_module = pytest.fixture(
-  _optimise, name="optimised_module", scope="module"
+optimized = pytest.fixture(_optimize, name="optimized")
+optimized_module = pytest.fixture(
+  _optimize, name="optimized_module", scope="module"
 )

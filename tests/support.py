@@ -36,7 +36,7 @@ TINY = (
 # a vanishing gradient's rounding, e.g. of a bias that the feature norm undoes.
 SGD = ("optimizer.name=sgd", "optimizer.learning_rate=3e-3")
 
-# No T_x, for grey images.
+# No T_x, for gray images.
 NO_PIXEL_VIEW = (
   "views.pixel.name=none",
   "views.pixel.mean=(0.5,)",

@@ -69,7 +69,7 @@ KEY = jax.random.key(0)
 
 
 def every(room):
-  """Parametrises a test over the plug-ins of a room."""
+  """Parametrizes a test over the plug-ins of a room."""
   return pytest.mark.parametrize("name", plugins.names(room))
 
 
@@ -84,7 +84,7 @@ def same_bits(one, other):
 
 
 @every("generators")
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.usefixtures("optimized")
 def test_generator_samples(name):
   generator = make("generators", name, dtype=jnp.float32)
   keys = jax.random.split(KEY, 8)

@@ -128,7 +128,7 @@ def test_a_card_says_what_how_and_from_what(tmp_path):
 # --- encoding -----------------------------------------------------------------
 
 
-def test_features_are_the_evaluations_bit_for_bit(tmp_path, optimised):
+def test_features_are_the_evaluations_bit_for_bit(tmp_path, optimized):
   encoder = genrep_jax.load_encoder(_saved(tmp_path))
   assert isinstance(encoder, genrep_jax.Encoder)
   assert encoder.image_shape == (28, 28, 1) and encoder.feature_dim == 128

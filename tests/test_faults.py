@@ -324,7 +324,7 @@ PROBED = [
     GENERATOR,
     W,
     f"({W} + 1) * 127.5",
-    "range of images is [0, 255]",
+    "range of images is [0, 255]; allowed: in [-1, 1]",
   ),
   ("generator", GENERATOR, W, f"({W} + 1) / 2", "not a dark pixel"),
   ("generator", GENERATOR, W, f"{W} * 0 - 1", "the same for"),

@@ -115,7 +115,7 @@ def problems(path, source):
         report(line, f"a config imports {name}")
     elif in_package:
       if words[0] == PACKAGE:
-        other = room_of(words[1:]) if len(words) > 1 else ""
+        other = room_of(words[1:]) if len(words) > 1 else own
         if not own:
           if top:
             report(line, f"{PACKAGE}/__init__.py imports {name} at once")

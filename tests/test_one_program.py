@@ -101,7 +101,7 @@ def program_step(jitted, state, frozen):
   return state, {k: float(v) for k, v in measured.compute().items()}
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.usefixtures("optimized")
 def test_sample_k_is_the_same_bits_for_any_batch_and_device_count():
   wide = support.shown(support.tiny("global_batch=16"), 1, 1)  # samples 16..31
   narrow = [support.shown(support.tiny("global_batch=8"), 1, s) for s in (2, 3)]

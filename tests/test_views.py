@@ -41,7 +41,7 @@ def test_identity_latent_view_renders_once_and_shows_the_anchor_twice():
   assert np.abs(views[:, 0] - views[:, 1]).max() > 1e-2  # T_x still differs
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.usefixtures("optimized")
 def test_stored_latents_are_shown_as_if_drawn(tmp_path):
   config = support.tiny("sampler.num_anchors=24", "global_batch=16")
   z, y = rendering.draw(generator(config), config.seed, 24)
@@ -55,7 +55,7 @@ def test_stored_latents_are_shown_as_if_drawn(tmp_path):
   assert support.open_run(stored).stored_latents[1] == 24
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.usefixtures("optimized")
 def test_a_pool_of_neighbors_is_a_function_of_seed_anchor_and_number():
   pool = 3
   config = support.tiny(

@@ -1,10 +1,10 @@
-"""One stored neighbour or many? Accuracy against the pool of neighbours.
+"""One stored neighbor or many? Accuracy against the pool of neighbors.
 
 Command:  python -m genrep_jax.main --config configs/studies/neighbors.py \
             --workdir runs/studies/neighbors
 Hardware: two CPU cores, no accelerator, no network; about 40 minutes.
 
-GenRep stored up to 20 neighbours an anchor and gained from it. Here 3,200
+GenRep stored up to 20 neighbors an anchor and gained from it. Here 3,200
 anchors are visited 32 times each; a visit draws from the anchor's pool.
 """
 
@@ -24,7 +24,7 @@ def get_config():
   """Four pools and no pool, by pairs; four views at once from 20."""
   rows = [
     (
-      f"{pool} neighbour{'s' * (pool > 1)}",
+      f"{pool} neighbor{'s' * (pool > 1)}",
       (*SET, f"views.num_neighbors={pool}"),
     )
     for pool in POOLS

@@ -5,7 +5,7 @@ Command:  python -m genrep_jax.main --config configs/studies/samples.py \
 Hardware: two CPU cores, no accelerator, no network; about 40 minutes.
 
 GenRep's claim: accuracy grows with the number of samples, at a fixed number of
-updates. As in its data sets, an anchor has one stored neighbour; every row sees
+updates. As in its data sets, an anchor has one stored neighbor; every row sees
 102,400 anchors, the smaller sets again and again, under a new T_x each time.
 """
 

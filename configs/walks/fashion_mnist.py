@@ -10,7 +10,7 @@ Hardware: one CPU core, about a minute for 1,000 steps.
 Expected: the figures of three seeds and the picture are in
           genrep_jax/assets/fashion_mnist_walks.md; seed 0 is
           asset:fashion_mnist_walks.safetensors. A dress grows and shrinks; a
-          shoe rather changes than moves: this generator has only seen centred,
+          shoe rather changes than moves: this generator has only seen centered,
           upright clothes.
 """
 
@@ -18,7 +18,7 @@ from configs import common
 
 
 def get_config():
-  """Four operations at once, in ranges that centred clothes can take."""
+  """Four operations at once, in ranges that centered clothes can take."""
   c = common.get_walks("walks of Fashion-MNIST")
   c.global_batch = 64
   c.total_steps = 1000

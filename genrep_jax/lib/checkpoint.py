@@ -98,8 +98,8 @@ class Checkpoints:
       directory: where the step directories lie, on storage that all processes
         see.
       keep: number of checkpoints to keep, >= 1.
-      metadata: what to remember beside the arrays; plain values that JSON can hold
-        ("config", "seed", "generator", "versions", ...).
+      metadata: what to remember beside the arrays; plain values that JSON can
+        hold ("config", "seed", "versions", ...).
 
     Raises:
       UsageError: keep < 1.

@@ -1,6 +1,6 @@
 """Reads what a compiled program costs: memory, FLOPs, collectives.
 
-The collectives are read from the text of the optimised HLO module, which is
+The collectives are read from the text of the optimized HLO module, which is
 the same language on CPU, GPU and TPU: so the communication of a pod can be
 tested on eight fake CPU devices.
 """
@@ -222,7 +222,7 @@ class _Module:
 
 
 def collectives(text: str) -> list[Collective]:
-  """Lists the collectives of an optimised HLO module, in its order.
+  """Lists the collectives of an optimized HLO module, in its order.
 
   An asynchronous pair (-start, -done) is one collective, and so are the copies
   of one (the same channel) in the computations of an asynchronous fusion.

@@ -127,7 +127,8 @@ def make(room: str, entry, *args, path: str = "", **kwargs):
     What the plug-in's `make` returns, of the room's type.
 
   Raises:
-    UsageError: an unknown name or option, a wrong value, or what `make` refuses.
+    UsageError: an unknown name or option, a wrong value, or what `make`
+      refuses.
     PluginError: `make` failed or returned something else.
   """
   path = path or contracts.ROOMS[room].path

@@ -19,7 +19,8 @@ table { border-collapse: collapse } td, th { padding: .3em .9em;
 td.figure, th.figure { text-align: right; font-variant-numeric: tabular-nums }
 tr.run { font-weight: 600; background: #eef4fb }
 img { max-width: 100% } .pixels img { image-rendering: pixelated }
-code, pre { background: #f5f5f5; font-size: .85em } pre { padding: 1em; overflow: auto }
+code, pre { background: #f5f5f5; font-size: .85em }
+pre { padding: 1em; overflow: auto }
 figure { margin: 0 0 1em 0 }
 figcaption { color: #666; font-size: .9em }
 """

@@ -78,8 +78,8 @@ def merge(table: Table, recorded: Table) -> Table:
 
   Baselines come first, then the others by the first column that all of them
   have, or as they are given. A recorded row of the same name as one of the
-  run's stays, unless it is a baseline: it is the figure of several seeds that the
-  single run should be read against.
+  run's stays, unless it is a baseline: it is the figure of several seeds that
+  the single run should be read against.
   """
   columns = {one["metric"]: one for one in (*table.columns, *recorded.columns)}
   baselines = [row for row in table.rows if row["baseline"]]

@@ -220,8 +220,8 @@ def gather(runs) -> list[dict]:
 
   Returns:
     A dictionary per line of runs.jsonl: row, seed, columns and results of a
-    run, its seconds, steps, versions and command; of a baseline, `baseline` instead
-    of the last four.
+    run, its seconds, steps, versions and command; of a baseline, `baseline`
+    instead of the last four.
 
   Raises:
     UsageError: a folder holds the run of another row.
@@ -290,7 +290,9 @@ def table_of(lines) -> results.Table:
   """Returns mean and spread over the seeds of every row, baselines first."""
   by_name, columns = {}, {}
   for line in lines:
-    by_name.setdefault((line["row"], line.get("baseline", False)), []).append(line)
+    by_name.setdefault((line["row"], line.get("baseline", False)), []).append(
+      line
+    )
     columns |= {one["metric"]: one for one in line["columns"]}
   rows = [
     results.row(
@@ -300,7 +302,9 @@ def table_of(lines) -> results.Table:
       baseline=baseline,
       source="study",
     )
-    for (name, baseline), found in sorted(by_name.items(), key=lambda x: -x[0][1])
+    for (name, baseline), found in sorted(
+      by_name.items(), key=lambda x: -x[0][1]
+    )
   ]
   return results.Table(list(columns.values()), rows)
 

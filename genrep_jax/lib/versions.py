@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+import genrep_jax
+
 _ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 _PACKAGES = {
   "jax": "jax",
@@ -16,23 +18,18 @@ _PACKAGES = {
   "optax": "optax",
   "orbax": "orbax-checkpoint",
   "numpy": "numpy",
-  "genrep_jax": "genrep_jax",
 }
 
 
 def packages() -> dict[str, str | None]:
-  """Returns {package: version} and the python version; None: not installed.
-
-  `genrep_jax` itself is None when it runs from a source tree that was never
-  installed; `git_commit` says more then.
-  """
+  """Returns {package: version} and the python version; None: not installed."""
   found: dict[str, str | None] = {"python": platform.python_version()}
   for name, distribution in _PACKAGES.items():
     try:
       found[name] = importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
       found[name] = None
-  return found
+  return {**found, "genrep_jax": genrep_jax.__version__}
 
 
 def git_commit(root: pathlib.Path = _ROOT) -> str | None:

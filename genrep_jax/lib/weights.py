@@ -206,7 +206,7 @@ def _check_tree(path, arrays: Mapping[str, Any], expected) -> None:
   ]
   if problems:
     raise errors.UsageError(
-      f"weights: {path} does not fit the generator, {len(problems)} "
+      f"weights: {path} does not fit, {len(problems)} "
       f"mismatches: {'; '.join(problems[:3])}"
     )
 

@@ -308,7 +308,8 @@ def _like(label, what, x, shape, dtype) -> None:
   if not hasattr(x, "shape") or not hasattr(x, "dtype"):
     refuse(label, what, type(x).__name__, "an array")
   fits = len(x.shape) == len(shape) and all(
-    want in (None, have) for have, want in zip(x.shape, shape, strict=True)
+    have and want in (None, have)
+    for have, want in zip(x.shape, shape, strict=True)
   )
   if not fits or not jnp.issubdtype(x.dtype, dtype):
     said = "x".join("?" if d is None else str(d) for d in shape) or "scalar"

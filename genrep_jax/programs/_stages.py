@@ -114,7 +114,7 @@ class Stages:
     return x[:, np.array(self.rendering_of)]
 
   def _moved(self, draws, params):
-    """Neighbor j of anchor i is a function of (seed, i, j) where there is a pool.
+    """With a pool, neighbor j of anchor i is a function of (seed, i, j).
 
     Without one, views are always new ones: of the global sample index, not of
     the anchor's.

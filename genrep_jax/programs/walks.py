@@ -154,7 +154,7 @@ class Walking:
     """Per coefficient and latent a row of edits and, below it, one of walks.
 
     Columns go from the least coefficient to the largest. Pixels that an edit
-    does not know are grey.
+    does not know are gray.
     """
     variables = frozen["generator"]
     keys = rng.per_index(

@@ -111,9 +111,9 @@ def converted(images, variables):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_weights_are_placed_in_the_type_they_are_used_in(name, optimised):
+def test_weights_are_placed_in_the_type_they_are_used_in(name, optimized):
   """A step at bfloat16 converts no frozen weight, and gives the same bits."""
-  del optimised
+  del optimized
   entry = {"name": name, **TINY[name]}
   full = frozen.from_config(entry)
   half = frozen.from_config(entry, dtype=jnp.bfloat16)

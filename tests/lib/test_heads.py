@@ -43,7 +43,7 @@ def test_shapes_and_float32():
   assert jax.tree.map(jnp.shape, linear) == {"linear_out": {"kernel": (5, 4)}}
 
 
-def test_initialisation_is_that_of_torch():
+def test_initialization_is_that_of_torch():
   params = heads.mlp([400], 300).init(_KEY, 100)["params"]
   for name, fan_in in (("linear0", 100), ("linear_out", 400)):
     for leaf in params[name].values():
@@ -67,13 +67,13 @@ def test_batch_norm_by_hand_in_both_modes():
   }
   variables = {**variables, "params": params}
 
-  def normalise(x):
+  def normalize(x):
     mean, var = x.mean(axis=(0, 1)), x.var(axis=(0, 1))
     return (x - mean) / np.sqrt(var + 1e-5), mean, var
 
-  hidden, mean, var = normalise(_X @ params["linear0"]["kernel"])
+  hidden, mean, var = normalize(_X @ params["linear0"]["kernel"])
   hidden = hidden * params["norm0"]["scale"] + params["norm0"]["bias"]
-  want, *_ = normalise(np.maximum(hidden, 0) @ params["linear_out"]["kernel"])
+  want, *_ = normalize(np.maximum(hidden, 0) @ params["linear_out"]["kernel"])
   train = jax.jit(lambda variables: head.apply(variables, _X, True))
   y, batch_stats = train(variables)
   np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-4)

@@ -104,7 +104,7 @@ def draw(index):
   return jax.vmap(lambda key: rng.truncated_normal(key, (16,)))(keys)
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.usefixtures("optimized")
 def test_sample_k_is_the_same_bits_for_any_batch_and_device_count():
   index = jnp.arange(32, dtype=jnp.uint32)
   wanted = np.stack([np.asarray(draw(index[k : k + 1])[0]) for k in range(32)])

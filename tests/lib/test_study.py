@@ -123,7 +123,9 @@ def finish(command, name, seed):
   folder = pathlib.Path(command[command.index("--workdir") + 1])
   folder.mkdir(parents=True)
   values = {"knn/knn1_accuracy": 0.5 + 0.1 * seed, "knn/other": 3.0}
-  baseline = results.row("pixels", [{"knn/knn1_accuracy": 0.25}], [0], baseline=True)
+  baseline = results.row(
+    "pixels", [{"knn/knn1_accuracy": 0.25}], [0], baseline=True
+  )
   summary = {"title": name, "columns": [KNN], "results": values, "steps": 9}
   summary |= {"rows": [baseline, results.row(name, [values], [seed])]}
   blank = ("about", "exports", "facts", "pictures", "seconds", "versions")

@@ -123,7 +123,7 @@ _KEY = jax.random.key(5)
 def initial():
   """{name: (params, state, params of the target's head)}.
 
-  Drawn by numpy: compiling the initialisers would take longer than all else.
+  Drawn by numpy: compiling the initializers would take longer than all else.
   """
   abstract = jax.eval_shape(lambda: _features(0))
   rng = np.random.default_rng(3)

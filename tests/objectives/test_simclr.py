@@ -30,7 +30,7 @@ def _loss(**options):
 
 
 def _run(objective, pooled):
-  """Runs a freshly initialised objective on features [b v f]."""
+  """Runs a freshly initialized objective on features [b v f]."""
 
   @_jit
   def run(pooled):

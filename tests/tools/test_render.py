@@ -114,8 +114,8 @@ FOLDER = ("--per_folder", 3, "--neighbors", 2, "--set", "view.sigma=0.5")
 
 
 @pytest.fixture(scope="module")
-def whole(files, tmp_path_factory, optimised_module):
-  del optimised_module  # latents are compared in bits
+def whole(files, tmp_path_factory, optimized_module):
+  del optimized_module  # latents are compared in bits
   out = tmp_path_factory.mktemp("whole") / "set"
   render.main(words_of(files, "classes", out, "--num", 8, *FOLDER))
   return out

@@ -137,7 +137,7 @@ def test_solarize_leaves_all_other_numbers_as_they_are():
   np.testing.assert_array_equal(without.flip, u[:, 30] < 0.5)
   np.testing.assert_array_equal(without.grayscale, u[:, 32] < 0.2)
   np.testing.assert_array_equal(without.order, jnp.argsort(u[:, 26:30]))
-  # Solarise is drawn from no number that something else uses.
+  # Solarize is drawn from no number that something else uses.
   others = np.corrcoef(np.vstack([drawn.solarize, u.T]))[0, 1:]
   assert np.abs(others).max() < 5 / math.sqrt(4000)
 
@@ -236,7 +236,7 @@ def test_gradients_at_flat_images(name, options, channels):
   assert np.isfinite(gradients).all()
   assert np.abs(gradients[-1]).max() > 0.01
   # A gray image stays gray, and so moves all channels alike only on average;
-  # no slope may explode there (grey has no hue).
+  # no slope may explode there (gray has no hue).
   assert np.abs(gradients).max() < 1e4
 
 
