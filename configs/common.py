@@ -1,7 +1,7 @@
 """What the experiments of this folder share.
 
 All keys of an experiment, with their meaning and ranges, are declared in
-genrep_jax/lib/experiment.py; `python -m genrep_jax.main --describe --config FILE`
+genrep_jax/lib/experiment.py; `--describe` of genrep_jax.main
 prints them, resolved. A config names plug-ins and states what it changes.
 """
 

@@ -113,11 +113,11 @@ def pixel_views(label: str, made: contracts.PixelViews, count, shape) -> None:
 def view_shapes(label: str, views, image_shape):
   """Returns the shape of every view; refuses what is no image."""
   image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
-  shapes = {}
+  shapes, channels = {}, image_shape[-1]
   for view in views:
     if id(view) not in shapes:
       shown = _traced(label, "a view", view, _KEY, image)
-      _like(label, "a view", shown, (None,) * 3, jnp.floating)
+      _like(label, "a view", shown, (None, None, channels), jnp.floating)
       shapes[id(view)] = shown.shape
   return tuple(shapes[id(view)] for view in views)
 
