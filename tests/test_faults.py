@@ -273,6 +273,8 @@ CASES = [  # entry of the config, plug-in, old, new, words of the line
   ("generator", GENERATOR, "8, 0,", "8, '3',", "num_classes is '3'"),
   ("generator", GENERATOR, "sample, apply)", "None, apply)", "sample is None"),
   ("views.latent", LATENT, "return z", "return z[:4]", "float32[4]"),
+  ("views.pixel", PIXEL, "image\n", "image.repeat(3, -1)\n", "[28, 28, 3]"),
+  ("objective", OBJECTIVE, ", metrics, state", ", metrics", "to unpack"),
   ("views.latent", LATENT, "return z", "return z + random.random()", "random"),
   ("views.pixel", PIXEL, "return image", "return image[0]", "float32[28, 1]"),
   ("views.pixel", PIXEL, "* num_views", "", "1 values; allowed: 2 functions"),

@@ -317,16 +317,14 @@ def make(cfg, run) -> contracts.Program:
   frozen, facts = dict(run.source.frozen), run.source_facts()
   if run.objective.frozen is not None:
     frozen["objective"] = run.objective.frozen
-  _checks.objective(
-    plugins.label_of("objectives", run.config.objective.name),
-    one.first_loss,
-    jax.eval_shape(one.init),
-    frozen,
-  )
   num_views = len(run.stages.rendering_of)
-  chance = run.objective.chance(run.batch, num_views)
-  if chance is not None:
-    facts["chance level of the loss"] = f"{chance:.4f}"
+  label = plugins.label_of("objectives", run.config.objective.name)
+  with plugins.guard(label, "what it returns"):
+    state = jax.eval_shape(one.init)
+    _checks.objective(label, one.first_loss, state, frozen)
+    chance = run.objective.chance(run.batch, num_views)
+    if chance is not None:
+      facts["chance level of the loss"] = f"{chance:.4f}"
 
   def exported(state, frozen):
     del frozen
