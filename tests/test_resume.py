@@ -182,7 +182,8 @@ def test_a_nan_stops_the_run_and_names_the_step(tmp_path):
     tmp_path,
     *QUICK,
     "optimizer.name=sgd",
-    "optimizer.learning_rate=1e38",
+    "optimizer.learning_rate=1e4",
+    "optimizer.weight_decay=1e35",
     "schedule.name=constant",
   )
   assert done.returncode == errors.EXIT_DIVERGED
