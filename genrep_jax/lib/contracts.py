@@ -398,7 +398,7 @@ class Program:
   export: Callable[[Tree, Tree], Mapping[str, tuple[Tree, Mapping]]] = (
     lambda state, frozen: {}
   )
-  measure: Callable[[Tree, Tree], Mapping[str, float]] = lambda state, frozen: {}
+  measure: Callable[[Tree, Tree], Mapping[str, float]] = lambda *_: {}
   check: Callable[[Tree, Tree], None] = lambda state, frozen: None
   chance: float | None = None
   stages: Sequence[str] = ()

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genrep_jax.lib import contracts, errors, images as images_lib, plugins, rng
+from genrep_jax.lib import contracts, errors, plugins, rng
 
 _KEY = jax.eval_shape(lambda: jax.random.key(0))
 _ROWS = 3  # of abstract batches: neither 1 nor a usual batch
@@ -214,7 +214,8 @@ def probe(run, encode, variables, frozen) -> None:
     index = jnp.arange(_PROBED, dtype=jnp.uint32)
     keys = rng.per_index(rng.stream(run.seed, "probe"), index)
     if run.source.generator is None:
-      images = images_lib.from_uint8(frozen["images"][:_PROBED])
+      draws = run.source.draw(jnp.int32(0), frozen)
+      images = run.source.show(draws, None, frozen)[:_PROBED, 0]
     else:
       made, weights = run.source.generator, frozen["generator"]
       z, y = jax.vmap(made.sample)(keys)
