@@ -294,7 +294,8 @@ def _unknown(config, key, found):
     raise errors.UsageError(f"{key}: {parent}.name is '', which has no options")
   near = options_lib.nearest(key, found)
   siblings = [k for k in found if k.rpartition(".")[0] == parent]
-  allowed = siblings or [k for k in found if "." not in k]
+  if not parent or not siblings:
+    siblings = list(dict.fromkeys(k.split(".")[0] for k in found))
   raise errors.UsageError(
-    f"{key}: unknown key; allowed: {', '.join(allowed)}{near}"
+    f"{key}: unknown key; allowed: {', '.join(siblings)}{near}"
   )
