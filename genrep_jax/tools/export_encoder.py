@@ -87,7 +87,6 @@ def _writer(target: str, encoder, platforms: str):
   if target not in exporters:
     allowed = ", ".join([*exporters, "hf", "stablehlo"])
     options.refuse("--to", target, f"{allowed} (of an encoder {name})")
-  _need("torch", target, "torch")
   return _torch_writer(encoder, exporters, target)
 
 
@@ -145,6 +144,7 @@ def _torch_writer(encoder, exporters, target):
   cfg = {**plugins.defaults("encoders", entry["name"]), **entry}
   exporter = exporters[target]
   text = _torch_text(encoder, exporter.source(cfg, channels))  # may refuse
+  _need("torch", target, "torch")
 
   def write(folder):
     import safetensors.numpy
