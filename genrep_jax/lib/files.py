@@ -1,10 +1,112 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and errors that name them."""
 
 import contextlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator
+
+from genrep_jax.lib import options
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def folder(text: str | os.PathLike, key: str = "--workdir") -> pathlib.Path:
+  """Reads the path of a folder or file as a person writes it.
+
+  Args:
+    text: the path; `~` and `~user` are home folders. Spaces, colons and letters
+      of any script stay what they are.
+    key: of the option, for the message.
+
+  Raises:
+    UsageError: an address such as gs://, no path, or one that begins in a
+      folder which does not exist (any more).
+  """
+  text = os.fspath(text)
+  if _URL.match(text):
+    options.refuse(
+      key, text, "a path; mount the bucket first (launch/tpu_pod.sh mount)"
+    )
+  if "\0" in text:
+    options.refuse(key, text, "a path, which holds no NUL byte")
+  try:
+    path = pathlib.Path(text).expanduser()
+  except RuntimeError:
+    options.refuse(key, text, "a path; that home folder is not known")
+  if not path.is_absolute():
+    try:
+      os.getcwd()
+    except FileNotFoundError:
+      options.refuse(
+        key, text, "an absolute path: the current folder was deleted"
+      )
+  return path
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+  """Makes the errors of writing a file name it, in one line.
+
+  Python names the file where it cannot be opened, but not where the disk is
+  full. An error about another file stays as it is.
+
+  Args:
+    path: of the file.
+
+  Raises:
+    OSError: "cannot write PATH: No space left on device".
+  """
+  path = os.fspath(path)
+  try:
+    yield
+  except OSError as error:
+    named = error.filename2 or error.filename
+    if named is not None and os.fspath(named) not in (path, _partial(path)):
+      raise
+    reason = error.strerror or " ".join(str(error).split())
+    raise type(error)(f"cannot write {path}: {reason}") from error
+
+
+class Appender:
+  """A file that grows at its end, each piece handed to the system at once.
+
+  Nothing waits in a buffer: an error comes with the piece that caused it, not
+  a second time when the file is closed.
+  """
+
+  def __init__(self, path: str | os.PathLike):
+    """Opens a file; makes its folder if that is missing.
+
+    Raises:
+      OSError: it cannot be written; names the file.
+    """
+    self.path = pathlib.Path(path)
+    with writing(self.path):
+      self.path.parent.mkdir(parents=True, exist_ok=True)
+      self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+
+  def write(self, data: bytes) -> None:
+    """Appends bytes; raises an OSError that names the file."""
+    left = memoryview(data)
+    with writing(self.path):
+      while left:  # a disk takes what still fits before it refuses
+        left = left[self._file.write(left) :]
+
+  def sync(self) -> None:
+    """Waits until the disk has everything."""
+    with writing(self.path):
+      os.fsync(self._file.fileno())
+
+  def close(self) -> None:
+    """Closes the file; safe to call twice."""
+    with writing(self.path):
+      self._file.close()
+
+
+def _partial(path: str) -> str:
+  return path + ".partial"
 
 
 @contextlib.contextmanager
@@ -17,12 +119,15 @@ def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
   Args:
     path: of the finished file; its folder exists.
+
+  Raises:
+    OSError: it cannot be written; names `path`.
   """
-  path = pathlib.Path(path)
-  partial = path.with_name(path.name + ".partial")
+  partial = pathlib.Path(_partial(os.fspath(path)))
   try:
-    yield partial
-    partial.replace(path)
+    with writing(path):
+      yield partial
+      partial.replace(path)
   except BaseException:
     with contextlib.suppress(OSError):
       partial.unlink(missing_ok=True)

@@ -1,17 +1,20 @@
 """Command lines: `--config FILE --config.a.b=value`, and exit codes."""
 
 import argparse
+import contextlib
 import os
 import pathlib
 import sys
 import traceback
 from collections.abc import Sequence
 
-from genrep_jax.lib import errors, options
+from genrep_jax.lib import errors, files, options
 
 EPILOG = """exit codes: 0 done; 2 bad input (one line on stderr, nothing
 written); 3 the loss left the finite numbers; 75 preempted, state saved: run
 the same command again."""
+
+_PATHS = ("workdir", "out", "runs", "json", "data_dir")  # flags that are paths
 
 
 def parser(prog: str, description: str) -> argparse.ArgumentParser:
@@ -125,7 +128,8 @@ def parse(arguments: argparse.ArgumentParser, argv):
     (namespace, list of "a.b=value").
 
   Raises:
-    UsageError: a flag without a value, or an unknown flag.
+    UsageError: a flag without a value, an unknown flag, or no path where one
+      is meant.
   """
   prefix, overrides, words = "--config.", [], []
   stream = iter(argv)
@@ -144,7 +148,11 @@ def parse(arguments: argparse.ArgumentParser, argv):
     raise errors.UsageError(message)
 
   arguments.error = fail
-  return arguments.parse_args(words), overrides
+  flags = arguments.parse_args(words)
+  for name in _PATHS:
+    if getattr(flags, name, None):
+      setattr(flags, name, str(files.folder(getattr(flags, name), f"--{name}")))
+  return flags, overrides
 
 
 def progress(done: int, total: int) -> None:
@@ -160,23 +168,71 @@ def progress(done: int, total: int) -> None:
 
 def run(main) -> None:
   """Runs `main(argv)` and ends the process with the documented exit code."""
+  _open_streams()
   try:
     code = main(sys.argv[1:]) or errors.EXIT_OK
+    sys.stdout.flush()
   except errors.UsageError as error:
     if "--debug" in sys.argv:
       traceback.print_exception(error.__cause__ or error)
-    print(f"error: {error}", file=sys.stderr)
+    _complain(f"error: {error}")
     code = errors.EXIT_USAGE
   except errors.Diverged as error:
-    print(f"diverged: {error}", file=sys.stderr)
+    _complain(f"diverged: {error}")
     code = errors.EXIT_DIVERGED
   except errors.Preempted as error:
-    print(f"preempted: {error}", file=sys.stderr)
+    _complain(f"preempted: {error}")
     code = errors.EXIT_PREEMPTED
   except BrokenPipeError:  # | head
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     code = errors.EXIT_OK
   except OSError as error:  # a full disk, a folder that may not be written
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    nameless = error.errno and error.filename is None
+    reason = nameless and _full_stdout() or " ".join(str(error).split())
+    _complain(f"error: {reason}")
     code = errors.EXIT_USAGE
+  _drain()
   sys.exit(code)
+
+
+def _open_streams() -> None:
+  """Makes the three standard streams safe to write to.
+
+  A stream that was closed (`>&-`) would give its number to the next file that
+  is opened, and whatever a library prints would land in a checkpoint. A letter
+  that the locale cannot show is written as its number, not refused after hours.
+  """
+  for number, name in enumerate(("stdin", "stdout", "stderr")):
+    try:
+      os.fstat(number)
+    except OSError:
+      os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    if getattr(sys, name) is None:
+      stream = open(os.devnull, "w" if number else "r", encoding="utf-8")
+      setattr(sys, name, stream)
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, "reconfigure"):
+      stream.reconfigure(errors="backslashreplace")
+
+
+def _complain(line: str) -> None:
+  with contextlib.suppress(OSError):  # nobody listens; the exit code stays
+    print(line, file=sys.stderr, flush=True)
+
+
+def _full_stdout() -> str:
+  """Says that standard output takes no more, which Python does not; or ""."""
+  try:
+    with files.writing("standard output"):
+      print(flush=True)
+  except OSError as error:
+    return str(error)
+  return ""
+
+
+def _drain() -> None:
+  """Drops what a full or closed stream would not take at exit, either."""
+  for stream in (sys.stdout, sys.stderr):
+    try:
+      stream.flush()
+    except OSError:
+      os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
