@@ -1,10 +1,12 @@
 """Files that are written whole or not at all, and errors that name them."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
 import re
+import stat
 from collections.abc import Iterator
 
 from genrep_jax.lib import options
@@ -143,3 +145,31 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, value) -> None:
   """Writes a value as indented JSON; what JSON does not know is its `str`."""
   write_text(path, json.dumps(value, indent=1, default=str) + "\n")
+
+
+_OTHERS = (
+  (stat.S_ISDIR, "is a folder"),
+  (stat.S_ISFIFO, "is a fifo"),
+  (stat.S_ISSOCK, "is a socket"),
+  (stat.S_ISCHR, "is a device"),
+  (stat.S_ISBLK, "is a device"),
+)
+
+
+def regular(path: str | os.PathLike) -> pathlib.Path:
+  """Returns the path of a file that can be opened without waiting for ever.
+
+  To open a fifo waits for a writer, to read some devices never ends.
+
+  Raises:
+    OSError: there is none, or what there is is a folder, a fifo, a socket or a
+      device, which its strerror says.
+  """
+  try:
+    mode = os.stat(path).st_mode
+  except ValueError as error:  # a zero byte in the path
+    raise FileNotFoundError(errno.ENOENT, str(error), path) from error
+  for test, words in _OTHERS:
+    if test(mode):
+      raise OSError(errno.EINVAL, f"it {words}, not a file", path)
+  return pathlib.Path(path)
