@@ -5,10 +5,13 @@ TensorFlow, and nothing here does. Only process 0 writes.
 """
 # ruff: noqa: D102  NoopWriter documents what the others override
 
+import contextlib
 import json
 import math
 import os
 import pathlib
+import socket
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,6 +28,7 @@ _STEP = "step"
 _WALL = "wall_time"
 _TEXTS = "texts"
 _RESERVED = (_STEP, _WALL, _TEXTS)
+_EVENTS_VERSION = "brain.Event:2"
 _NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
@@ -80,7 +84,7 @@ def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
   Raises:
     ValueError: a line other than the last is not JSON.
   """
-  lines = pathlib.Path(path).read_text(errors="replace").splitlines()
+  lines = pathlib.Path(path).read_text("utf-8", errors="replace").splitlines()
   rows = []
   for number, line in enumerate(lines, 1):
     try:
@@ -121,18 +125,20 @@ class JsonlWriter(NoopWriter):
       resume_step: restored step; later lines are dropped, because the run will
         write them again. None: a run from the beginning, all lines go.
       now: wall time in seconds.
+
+    Raises:
+      OSError: the file cannot be written; names it.
     """
     self._path = pathlib.Path(path)
     self._now = now
-    self._path.parent.mkdir(parents=True, exist_ok=True)
     self._keep_until(resume_step)
-    self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+    self._file = files.Appender(self._path)
 
   def _keep_until(self, resume_step: int | None) -> None:
     if not self._path.exists():
       return
     kept, names = [], set()
-    for line in self._path.read_text(errors="replace").splitlines():
+    for line in self._path.read_text("utf-8", errors="replace").splitlines():
       try:
         row = json.loads(line)
         step = row[_STEP]
@@ -146,8 +152,8 @@ class JsonlWriter(NoopWriter):
 
   def _write(self, step: int, rest: Mapping[str, Any]) -> None:
     row = {_STEP: int(step), _WALL: round(self._now(), 3), **rest}
-    self._file.write(json.dumps(row, allow_nan=False) + "\n")
-    self._file.flush()
+    line = json.dumps(row, allow_nan=False) + "\n"
+    self._file.write(line.encode("utf-8"))
 
   def write_scalars(self, step: int, scalars: Scalars) -> None:
     taken = [name for name in scalars if name in _RESERVED]
@@ -188,7 +194,11 @@ def _uint8_batch(image: Any) -> np.ndarray:
 
 
 class TensorBoardWriter(NoopWriter):
-  """Event files, written by tensorboardX."""
+  """Event files, of tensorboardX's records, written at once.
+
+  tensorboardX's own writer hands them to a thread, which dies of a full disk
+  and leaves `close` waiting for it for ever.
+  """
 
   def __init__(
     self, directory: str | os.PathLike, *, resume_step: int | None = None
@@ -196,52 +206,67 @@ class TensorBoardWriter(NoopWriter):
     """Opens an event file.
 
     Args:
-      directory: log folder.
+      directory: log folder; made if missing.
       resume_step: restored step; TensorBoard hides later events of the
         interrupted run.
 
     Raises:
       UsageError: tensorboardX is not installed.
+      OSError: the file cannot be written; names it.
     """
     try:
-      import tensorboardX
+      from tensorboardX import record_writer, summary
+      from tensorboardX.proto import event_pb2
     except ImportError as error:
       raise errors.UsageError(
         "TensorBoard logs need the package tensorboardX: pip install "
         "tensorboardX, or turn them off"
       ) from error
-    self._writer = tensorboardX.SummaryWriter(
-      os.fspath(directory),
-      purge_step=None if resume_step is None else resume_step + 1,
+    self._checksum = record_writer.masked_crc32c
+    self._summary, self._pb = summary, event_pb2
+    self._file = files.Appender(
+      pathlib.Path(directory)
+      / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
     )
+    self._write(file_version=_EVENTS_VERSION)
+    if resume_step is not None:
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._write(resume_step + 1, file_version=_EVENTS_VERSION)
+      self._write(resume_step + 1, session_log=start)
+
+  def _write(self, step: int = 0, **what: Any) -> None:
+    """Appends an event: length, its checksum, the event, its checksum."""
+    event = self._pb.Event(wall_time=time.time(), step=int(step), **what)
+    data = event.SerializeToString()
+    length = struct.pack("<Q", len(data))
+    sums = [struct.pack("<I", self._checksum(x)) for x in (length, data)]
+    self._file.write(b"".join((length, sums[0], data, sums[1])))
 
   def write_scalars(self, step: int, scalars: Scalars) -> None:
     for name, value in scalars.items():
       value = float(np.asarray(jax.device_get(value)))
-      self._writer.add_scalar(name, value, int(step))
+      self._write(step, summary=self._summary.scalar(name, value))
 
   def write_images(self, step: int, images: Images) -> None:
     for name, image in images.items():
-      self._writer.add_images(
-        name, _uint8_batch(image), int(step), dataformats="NHWC"
-      )
+      pixels = _uint8_batch(image)
+      picture = self._summary.image(name, pixels, dataformats="NHWC")
+      self._write(step, summary=picture)
 
   def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
     for name, text in texts.items():
-      self._writer.add_text(name, text, int(step))
+      self._write(step, summary=self._summary.text(name, text))
 
   def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-    from tensorboardX.summary import hparams as summaries
-
-    # Not `add_hparams`, which would open a second run in a sub-folder.
-    for summary in summaries(_flat(hparams), {}):
-      self._writer.file_writer.add_summary(summary)
+    # Not as `add_hparams`, which would open a second run in a sub-folder.
+    for summary in self._summary.hparams(_flat(hparams), {}):
+      self._write(summary=summary)
 
   def flush(self) -> None:
-    self._writer.flush()
+    self._file.sync()
 
   def close(self) -> None:
-    self._writer.close()
+    self._file.close()
 
 
 class WandbWriter(NoopWriter):
@@ -325,8 +350,9 @@ class MultiWriter(NoopWriter):
       writer.flush()
 
   def close(self) -> None:
-    for writer in self._writers:
-      writer.close()
+    with contextlib.ExitStack() as every:  # also after one that failed
+      for writer in reversed(self._writers):
+        every.callback(writer.close)
 
 
 def make_writer(
