@@ -8,8 +8,10 @@ and returns the whole, locked. No device is touched.
 import ast
 import dataclasses
 import importlib.util
+import os
 import pathlib
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -20,9 +22,12 @@ from genrep_jax.lib import (
   contracts,
   errors,
   experiment,
+  files,
   options as options_lib,
   plugins,
 )
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +176,8 @@ def _entry_leaves(entry, option, path):
 
 def _parts(path: str) -> tuple[str, str]:
   """Splits "file.py:text"; a file's name may hold colons itself."""
+  files.folder(path, "--config")  # refuses what is no path
+  path = os.path.expanduser(path)
   if pathlib.Path(path).is_file():
     return path, ""
   file, _, argument = path.rpartition(":")
@@ -187,17 +194,13 @@ def _read(path: str) -> ml_collections.ConfigDict:
   spec = importlib.util.spec_from_file_location("genrep_config", file)
   if spec is None:
     options_lib.refuse("--config", path, "a Python file of an experiment")
-  loaded = importlib.util.module_from_spec(spec)
   try:
-    spec.loader.exec_module(loaded)
-    if not callable(getattr(loaded, "get_config", None)):
-      raise errors.UsageError(
-        f"--config: {file!r} has no function get_config()"
-      )
-    config = loaded.get_config(argument) if argument else loaded.get_config()
-    if isinstance(config, ml_collections.ConfigDict):
-      config = config.copy_and_resolve_references()
-      config.to_dict()  # fails where a key is no text
+    try:
+      config = _run(spec, argument, _home(file))
+    except ImportError as error:
+      if not _is_configs(error.name or ""):
+        raise
+      config = _run(spec, argument, _ROOT)  # it means ours; another hides it
   except errors.UsageError:
     raise
   except (Exception, SystemExit) as error:  # the experiment's own code
@@ -217,6 +220,55 @@ def _read(path: str) -> ml_collections.ConfigDict:
   with config.unlocked():
     config.title = config.get("title") or pathlib.Path(file).stem
   return config
+
+
+def _run(spec, argument: str, root: pathlib.Path | None):
+  """Runs an experiment's file and returns what its `get_config` returns.
+
+  Args:
+    spec: of the file.
+    argument: of `get_config`, or "".
+    root: folder whose `configs` the file imports from, whatever else is called
+      so in the current folder or on PYTHONPATH; None: as Python finds it.
+  """
+  path, aside = list(sys.path), {}
+  if root is not None:
+    sys.path.insert(0, str(root))
+    known = getattr(sys.modules.get("configs"), "__path__", ())
+    if str(root / "configs") not in known:
+      aside = {n: m for n, m in sys.modules.items() if _is_configs(n)}
+  for name in aside:
+    del sys.modules[name]
+  try:
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    if not callable(getattr(loaded, "get_config", None)):
+      raise errors.UsageError(
+        f"--config: {spec.origin!r} has no function get_config()"
+      )
+    config = loaded.get_config(argument) if argument else loaded.get_config()
+    if isinstance(config, ml_collections.ConfigDict):
+      config = config.copy_and_resolve_references()
+      config.to_dict()  # fails where a key is no text
+    return config
+  finally:
+    sys.path[:] = path
+    if aside:
+      for name in [name for name in sys.modules if _is_configs(name)]:
+        del sys.modules[name]
+      sys.modules.update(aside)
+
+
+def _is_configs(name: str) -> bool:
+  return name.partition(".")[0] == "configs"
+
+
+def _home(file: str) -> pathlib.Path | None:
+  """The folder above a file's own collection of experiments, if it is one."""
+  for folder in pathlib.Path(file).resolve().parents:
+    if folder.name == "configs" and (folder / "common.py").is_file():
+      return folder.parent
+  return None
 
 
 def _moved(key: str):
