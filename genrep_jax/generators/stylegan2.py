@@ -257,7 +257,7 @@ def latent_keys(z: jax.Array, y: jax.Array) -> jax.Array:
   for odd in (jnp.uint32(0x9E3779B1), jnp.uint32(0x85EBCA77)):
     mixed = (bits ^ (bits >> 15)) * (2 * index * odd + odd)
     words.append(jnp.sum(mixed ^ (mixed >> 13), axis=-1, dtype=jnp.uint32))
-  key = jax.random.key(_NOISE_STREAM)
+  key = rng.key(_NOISE_STREAM)
   for word in (*words, y.astype(jnp.uint32)):
     fold = jax.vmap(jax.random.fold_in, in_axes=(0 if key.ndim else None, 0))
     key = fold(key, word)
@@ -409,7 +409,13 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
 
 CONVERTER = Converter(
   _stylegan2_source.convert,
-  options={name: OPTIONS[name] for name in ("truncation_psi", "conv_clamp")},
+  options={
+    "truncation_psi": OPTIONS["truncation_psi"],
+    "conv_clamp": OPTIONS["conv_clamp"],
+    "noise_seed": options.integer(
+      0, "of the noise maps, where the file has none", low=0, high=2**32 - 1
+    ),
+  },
   parameters=_stylegan2_source.parameter_count,
   truncation="truncation_psi",
 )

@@ -8,6 +8,7 @@ out: a plot never ends a run.
 
 import contextlib
 import itertools
+import logging
 import math
 import textwrap
 import warnings
@@ -190,6 +191,8 @@ def _number(x, _=None) -> str:
 @contextlib.contextmanager
 def _figure(path, title, size) -> Any:
   """Yields an empty figure, and writes what was drawn in it."""
+  # It tells of every home folder that it cannot write its caches to.
+  logging.getLogger("matplotlib").setLevel(logging.ERROR)
   import matplotlib
   from matplotlib import figure as figures, style
 

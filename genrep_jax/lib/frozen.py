@@ -25,6 +25,7 @@ from genrep_jax.lib import (
   errors,
   options as options_lib,
   plugins,
+  rng,
   weights,
 )
 
@@ -80,7 +81,7 @@ def from_config(entry, *, dtype=jnp.float32, key=None) -> Frozen:
   else:
     if entry.sha256:
       options_lib.refuse("generator.sha256", entry.sha256, "'' without weights")
-    key = jax.random.key(0) if key is None else key
+    key = rng.key(0) if key is None else key
     variables = jax.tree.map(np.asarray, jax.jit(generator.init)(key))
   if jnp.dtype(dtype) != jnp.float32:
     variables = dtypes.cast(variables, _used(generator, expected))
@@ -175,6 +176,11 @@ def made_with(path, room: str, metadata=None) -> Mapping[str, Any]:
     raise errors.UsageError(
       f"weights: {path}: metadata {key!r} is {type(made).__name__}; allowed: "
       "a dictionary of options"
+    )
+  if not isinstance(made.get("name", ""), str):
+    raise errors.UsageError(
+      f"weights: {path}: metadata '{key}.name' is "
+      f"{type(made['name']).__name__}; allowed: a name"
     )
   return made
 

@@ -12,6 +12,14 @@ import jax
 import jax.numpy as jnp
 
 MAX_SAMPLES = 2**32  # global sample indices are uint32
+# Of JAX's generators the one whose bits do not depend on the batch: rbg's,
+# which JAX_DEFAULT_PRNG_IMPL may ask for, do.
+_IMPLEMENTATION = "threefry2x32"
+
+
+def key(seed: int) -> jax.Array:
+  """Returns the key of a seed, whatever generator JAX has for default."""
+  return jax.random.key(seed, impl=_IMPLEMENTATION)
 
 
 def stream(seed: int, name: str) -> jax.Array:
@@ -21,7 +29,7 @@ def stream(seed: int, name: str) -> jax.Array:
     seed: the run's seed.
     name: what the randomness is for, e.g. "sample" or "pixel_view".
   """
-  return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+  return jax.random.fold_in(key(seed), zlib.crc32(name.encode()))
 
 
 def indices(step, batch: int) -> jax.Array:
