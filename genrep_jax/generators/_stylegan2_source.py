@@ -8,6 +8,10 @@ here: arrays by key are wanted, exported where torch runs.
 The factors of the equalized learning rate are folded into the weights. Of the
 3x3 convolutions only rosinality's has one; demodulation cancels it up to its
 epsilon, so it is folded there, and only there.
+
+Rosinality's older files hold no noise maps: its network draws them when it is
+built, so that such a file leaves them to chance. Here they are drawn once, at
+conversion, from a stated seed.
 """
 
 from collections.abc import Mapping
@@ -19,6 +23,8 @@ from genrep_jax.lib import errors, foreign
 
 LAYOUTS = ("nvidia", "rosinality")
 MAPPING_RATE = 0.01  # learning rate multiplier of the mapping network
+_NOISES = "noises."  # what the keys of rosinality's noise maps begin with
+_MAX_PX = 4096
 
 
 def _layout(arrays):
@@ -40,6 +46,30 @@ def _count(arrays, key):
   while key.format(i) in arrays:
     i += 1
   return i
+
+
+def _one_average(arrays):
+  """Returns a checkpoint with one average of w; pSp's has a row per layer."""
+  average = arrays.get("latent_avg")
+  if np.ndim(average) == 2 and len(average):
+    if (average == average[:1]).all():
+      return {**arrays, "latent_avg": average[0]}
+  return arrays
+
+
+def _drawn_noise(options, seed):
+  """Draws rosinality's noise maps, N(0, 1)."""
+  if options["resolution"] > _MAX_PX:
+    raise errors.UsageError(
+      f"source: stylegan2 of {options['resolution']} px; allowed: <= {_MAX_PX}"
+    )
+  random = np.random.RandomState(seed)  # its numbers are fixed for ever
+  return {
+    f"{_NOISES}noise_{number}": np.float32(
+      random.standard_normal((1, 1, side, side))
+    )
+    for side, _, _, _, number in _convs(options)
+  }
 
 
 def _shape(arrays, key, rank):
@@ -277,6 +307,7 @@ def convert(
   *,
   truncation_psi: float = 1.0,
   conv_clamp: float = 0.0,
+  noise_seed: int = 0,
 ) -> tuple[dict, dict]:
   """Turns a checkpoint's arrays into variables and options.
 
@@ -286,6 +317,7 @@ def convert(
     truncation_psi: truncation the model shall be used with.
     conv_clamp: +-range of the maps, which no checkpoint says: 256 for models
       that ADA trained with half-precision blocks, else 0.
+    noise_seed: of the noise maps, where the file has none.
 
   Returns:
     (variables, options): the latter are keys of `stylegan2.OPTIONS`.
@@ -295,9 +327,16 @@ def convert(
       key, another FIR filter, or psi other than 1 without an average of w.
   """
   layout = _layout(arrays)
+  arrays = _one_average(arrays)
   options = _options(arrays, layout)
   what = f"stylegan2 ({layout}), {options['resolution']} px"
-  foreign.check(what, arrays, expected_keys(options, layout))
+  keys = expected_keys(options, layout)
+  if layout == "rosinality" and not any(k.startswith(_NOISES) for k in arrays):
+    keys = {k: s for k, s in keys.items() if not k.startswith(_NOISES)}
+    foreign.check(what, arrays, keys)  # before maps as large as it claims
+    arrays = {**arrays, **_drawn_noise(options, noise_seed)}
+  else:
+    foreign.check(what, arrays, keys)
   _check_filters(arrays)
   if truncation_psi != 1 and not options["w_average"]:
     raise errors.UsageError(

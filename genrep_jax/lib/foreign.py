@@ -3,6 +3,8 @@
 Formats are safetensors, npz, PyTorch and TensorFlow. Nested dictionaries of a
 PyTorch file are flattened, `{"g_ema": {"a.weight": x}}` to `{"g_ema/a.weight":
 x}`. A checkpoint has every key and every shape that is expected, and no NaN.
+Which of a file's dictionaries is the network is found here, for every family:
+the one that its converter accepts.
 """
 
 import difflib
@@ -10,12 +12,13 @@ import hashlib
 import math
 import pathlib
 import re
-import zipfile
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from genrep_jax.lib import errors, weights
+from genrep_jax.lib import errors, npz, torch_file, untrusted, weights
 from genrep_jax.lib.contrib import tensor_bundle
 
 FORMATS = (
@@ -24,9 +27,45 @@ FORMATS = (
 )
 # Where training scripts keep the generator within a checkpoint.
 _SUBTREES = ("g_ema", "G_ema", "netG_state_dict", "state_dict", "state")
+# What wraps a network: PyTorch's own, training scripts', and what they call it.
+_WRAPPERS = re.compile(
+  r"module|state(_dict)?|model(_\w+)?|params(_\w+)?|ema(_\w+)?"
+  r"|(net_?)?g(en(erator)?)?(_\w+)?|decoder(_\w+)?"
+  r"|encoder(_\w+)?|backbone(_\w+)?",
+  re.IGNORECASE,
+)
+_AVERAGED = re.compile(r"(^|_)ema(_|$)", re.IGNORECASE)
+_COMPILED = re.compile(r"(?:^|(?<=[./]))_orig_mod[./]")  # torch.compile's
 # Belongs to a model but stands beside it: rosinality's average of w.
 _BESIDE = ("latent_avg",)
 _NAMED = 3  # of each fault; more are counted
+_COMPARED = 1000  # keys that a missing one is looked for among
+_MAX_CANDIDATES = 64
+_MAX_DEPTH = 8
+_Result = TypeVar("_Result")
+
+
+class Checkpoint(NamedTuple):
+  """What a file holds.
+
+  Attributes:
+    arrays: key -> array.
+    format: "safetensors", "npz", "torch" or "tensorflow".
+    left_out: key -> why it was not read.
+  """
+
+  arrays: dict[str, np.ndarray]
+  format: str
+  left_out: dict[str, str]
+
+  def said(self) -> str:
+    """Names what was left out, for a message; "" if nothing was."""
+    return listed(
+      [
+        f"{untrusted.shown(key)} ({untrusted.shown(why)})"
+        for key, why in self.left_out.items()
+      ]
+    )
 
 
 def check(
@@ -46,23 +85,29 @@ def check(
       mis-shaped keys, and those that hold a NaN or an infinity.
   """
   missing = [key for key in expected if key not in arrays]
-  extra = [key for key in arrays if key not in expected]
-  faults = [_list("missing", [_renamed(key, extra) for key in missing])]
+  extra = [untrusted.shown(key) for key in arrays if key not in expected]
+  near = [
+    _renamed(untrusted.shown(key), extra[:_COMPARED])
+    for key in missing[:_NAMED]
+  ]
+  faults = [_list("missing", near + missing[_NAMED:])]
   faults.append(_list("unexpected", extra))
   shapes = [
-    f"{key} {tuple(arrays[key].shape)} instead of {tuple(shape)}"
+    f"{untrusted.shown(key)} {tuple(arrays[key].shape)} instead of "
+    f"{tuple(shape)}"
     for key, shape in expected.items()
     if key in arrays and tuple(arrays[key].shape) != tuple(shape)
   ]
   faults.append(_list("mis-shaped", shapes))
   strange = [
-    key
+    untrusted.shown(key)
     for key, x in arrays.items()
     if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all()
   ]
   faults.append(_list("not finite", strange))
   faults = [fault for fault in faults if fault]
   if faults:
+    what = untrusted.shown(what)
     raise errors.UsageError(f"source: not {what}: {'; '.join(faults)}")
 
 
@@ -87,45 +132,79 @@ def _renamed(key, candidates):
 
 
 def _list(fault, names):
-  if not names:
-    return ""
+  return f"{fault} {listed(names)}" if names else ""
+
+
+def listed(names: Sequence[str]) -> str:
+  """Returns the first three names, and how many more there are."""
   more = len(names) - _NAMED
   rest = f" and {more} more" if more > 0 else ""
-  return f"{fault} {', '.join(names[:_NAMED])}{rest}"
+  return f"{', '.join(names[:_NAMED])}{rest}"
 
 
-def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
+def read(path: pathlib.Path) -> Checkpoint:
   """Reads every array of a checkpoint.
 
   Args:
     path: a file, or the prefix or folder of a TensorFlow checkpoint.
 
-  Returns:
-    ({key: array}, format: "safetensors", "npz", "torch" or "tensorflow").
-
   Raises:
-    UsageError: no such file, an unknown format, a damaged file, or a pickle
-      that would run code.
+    UsageError: no such file, an unknown format, a damaged file, or one without
+      a single array that can be read without running code.
   """
   if is_tensorflow(path):
-    return tensor_bundle.read(path), "tensorflow"
-  if not path.is_file():
+    found = Checkpoint(tensor_bundle.read(path), "tensorflow", {})
+  else:
+    found = _read_file(path)
+  if found.arrays:
+    return found
+  said = f": left out: {found.said()}" if found.left_out else ""
+  if found.format == "torch" and found.left_out:
     raise errors.UsageError(
-      f"source: no file {str(path)!r}; allowed: {FORMATS}"
+      f"source: {untrusted.shown(path)} is a pickle that would run code for "
+      f"all it holds{said}; {extraction(path, found)}"
     )
-  with open(path, "rb") as file:
+  raise errors.UsageError(
+    f"source: {untrusted.shown(path)} holds no arrays of numbers{said}"
+  )
+
+
+def extraction(path, checkpoint: Checkpoint) -> str:
+  """Says how to get at a PyTorch file's tensors where it may run code."""
+  load = "torch.load(p, 'cpu', weights_only=False)"
+  if "" in checkpoint.left_out:  # a pickle that torch.save did not write
+    load = "pickle.load(open(p, 'rb'))"
+  return (
+    'in an environment you trust: python -c "import pickle, sys, numpy, torch; '
+    f"p = sys.argv[1]; t = {load}; "
+    "t = t.get('g_ema', t.get('G_ema', t)) if isinstance(t, dict) else t; "
+    "t = t if isinstance(t, dict) else t.state_dict(); numpy.savez(p + '.npz', "
+    "**{k: v.detach().numpy() for k, v in t.items() if hasattr(v, 'detach')})"
+    f'" {shlex.quote(str(path))} (docs/generators.md)'
+  )
+
+
+def _read_file(path) -> Checkpoint:
+  with untrusted.opened(path, allowed=FORMATS) as file:
     start = file.read(64)
   if start[8:9] == b"{":
-    return _read_safetensors(path), "safetensors"
-  if start.startswith(b"PK\x03\x04") and not _is_torch_zip(path):
-    return _read_npz(path), "npz"
-  if start.startswith(b"PK\x03\x04") or start[:1] == b"\x80":
-    return _read_torch(path), "torch"
+    arrays = {  # numpy's own functions do not all know bfloat16
+      key: x.astype(np.float32) if x.dtype.name == "bfloat16" else x
+      for key, x in weights.read_arrays(path).items()
+    }
+    return Checkpoint(arrays, "safetensors", {})
+  zipped = start.startswith(b"PK\x03\x04")
+  if start.startswith(b"\x93NUMPY") or zipped and not _is_torch_zip(path):
+    arrays, left_out = npz.read(path)
+    return Checkpoint(arrays, "npz", left_out)
+  if zipped or start[:1] == b"\x80":
+    arrays, left_out = torch_file.read(path)
+    return Checkpoint(arrays, "torch", left_out)
   if start[:8] == b"\x89HDF\r\n\x1a\n":
     raise errors.UsageError(f"source: {path} is HDF5; allowed: {FORMATS}")
   raise errors.UsageError(
-    f"source: {path} ({path.stat().st_size} bytes) is truncated or of no known "
-    f"format; allowed: {FORMATS}"
+    f"source: {untrusted.shown(path)} ({untrusted.size(path)} bytes) is "
+    f"truncated or of no known format; allowed: {FORMATS}"
   )
 
 
@@ -146,10 +225,13 @@ def sha256(path: pathlib.Path) -> str:
     files = tensor_bundle.files(path)
   digest = hashlib.sha256()
   for one in files:
-    with open(one, "rb") as file:
+    with untrusted.opened(one) as file:
       while block := file.read(1 << 20):
         digest.update(block)
   return digest.hexdigest()
+
+
+# --- which of a file's dictionaries -------------------------------------------
 
 
 def select(
@@ -159,8 +241,9 @@ def select(
 
   Args:
     arrays: from `read`.
-    subtrees: dictionaries of the file, merged; none: the first of the usual
-      names that there is, with what belongs beside it, or else everything.
+    subtrees: dictionaries of the file, merged, "a/b" for b in a, also where
+      the file says "a.b"; none: the first of the usual names that there is,
+      with what belongs beside it, or else everything.
 
   Returns:
     {key within the dictionary: array}.
@@ -168,12 +251,8 @@ def select(
   Raises:
     UsageError: no such dictionary, or two hold the same key.
   """
-  parts = [key.split("/") for key in arrays]
-  groups = sorted(
-    {"/".join(part[:n]) for part in parts for n in range(1, len(part))}
-  )
   if not subtrees:
-    usual = [name for name in _SUBTREES if name in groups]
+    usual = [name for name in _SUBTREES if _within(arrays, name)]
     if not usual:
       return dict(arrays)
     beside = {key: arrays[key] for key in _BESIDE if key in arrays}
@@ -182,101 +261,105 @@ def select(
   for name in subtrees:
     found = _within(arrays, name.rstrip("/"))
     if not found:
+      parts = [key.split("/")[:-1] for key in arrays]
+      groups = {"/".join(part[:n]) for part in parts for n in range(1, 4)}
+      groups = sorted(untrusted.shown(group) for group in groups - {""})
+      more = ", ..." if len(groups) > 20 else ""
       raise errors.UsageError(
         f"--subtree: no dictionary {name!r} in the file; there are: "
-        f"{', '.join(groups) or 'none'}"
+        f"{', '.join(groups[:20]) or 'none'}{more}"
       )
     twice = sorted(set(found) & set(chosen))
     if twice:
-      raise errors.UsageError(f"--subtree: {twice[0]!r} is in two of them")
+      raise errors.UsageError(
+        f"--subtree: {untrusted.shown(twice[0])!r} is in two of them"
+      )
     chosen |= found
   return chosen
 
 
 def _within(arrays, group):
   """Returns the arrays of one dictionary, by their keys in it."""
-  start = group + "/"
+  start = group.replace(".", "/") + "/"
   return {
-    key.removeprefix(start): x
+    key[len(start) :]: x
     for key, x in arrays.items()
-    if key.startswith(start)
+    if key[: len(start)].replace(".", "/") == start
   }
 
 
-def _one_line(error: Exception) -> str:
-  return " ".join(str(error).split())[:300]
+def fitted(
+  arrays: Mapping[str, np.ndarray], convert: Callable[[Mapping], _Result]
+) -> _Result:
+  """Converts the one dictionary of a checkpoint that a converter accepts.
 
+  Tried are the file itself and, within each other, dictionaries and prefixes of
+  keys that are called as wrappers and networks are: `state_dict/generator.`,
+  `g_ema/module.`. An average over training ("ema") comes before the rest.
 
-def _damaged(path, error):
-  return errors.UsageError(
-    f"source: {path} ({path.stat().st_size} bytes) is truncated or damaged: "
-    f"{_one_line(error)}"
-  )
+  Args:
+    arrays: from `read` or `select`.
+    convert: raises UsageError over anything but its network.
 
+  Returns:
+    What it makes of the one.
 
-def _read_safetensors(path):
-  # numpy's own functions do not all know bfloat16
-  return {
-    key: x.astype(np.float32) if x.dtype.name == "bfloat16" else x
-    for key, x in weights.read_arrays(path).items()
-  }
-
-
-def _read_npz(path):
+  Raises:
+    UsageError: several dictionaries of different tensors fit: which, or none
+      does: what is wrong with the usual one.
+  """
+  plain = {_COMPILED.sub("", key): x for key, x in arrays.items()}
+  arrays = plain if len(plain) == len(arrays) else arrays
+  found: dict[str, dict[str, np.ndarray]] = {}
+  _descend("", arrays, {}, found)
+  usual = select(arrays)
+  averaged = [
+    name
+    for name in found
+    if any(_AVERAGED.search(part) for part in name.split("/"))
+  ]
+  for names in (averaged, [name for name in found if name not in averaged]):
+    fits = {}
+    for name in names:
+      tensors = frozenset(map(id, found[name].values()))
+      if tensors not in fits:
+        try:
+          fits[tensors] = name, convert(found[name])
+        except errors.UsageError:
+          continue
+    if len(fits) > 1:
+      several = [name or "(all)" for name, _ in fits.values()]
+      raise errors.UsageError(
+        f"source: {len(fits)} dictionaries of the file fit; choose one: "
+        f"{' or '.join(f'--subtree {name}' for name in several[:8])}"
+      )
+    if fits:
+      ((_, made),) = fits.values()
+      return made
   try:
-    with open(path, "rb") as opened, np.load(opened) as file:
-      return {
-        key: file[key] for key in file.files if file[key].dtype.kind in "fiub"
-      }
-  except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
-    raise _damaged(path, error) from error
+    return convert(usual)
+  except errors.UsageError as error:
+    tried = [untrusted.shown(name) for name in found if name]
+    if not tried:
+      raise
+    raise errors.UsageError(
+      f"{error}; tried, too: {listed(tried)} (--subtree)"
+    ) from error
+
+
+def _descend(name, arrays, beside, found) -> None:
+  """Collects what may be a network: {its place: arrays}, the outer first."""
+  if len(found) == _MAX_CANDIDATES or name.count("/") > _MAX_DEPTH:
+    return
+  found[name] = beside | arrays
+  beside = beside | {key: arrays[key] for key in _BESIDE if key in arrays}
+  heads = (re.split("[/.]", key, maxsplit=1) for key in arrays)
+  for head in sorted({head[0] for head in heads if len(head) > 1}):
+    if _WRAPPERS.fullmatch(head):
+      inner = f"{name}/{head}" if name else head
+      _descend(inner, _within(arrays, head), beside, found)
 
 
 def _is_torch_zip(path):
-  try:
-    with zipfile.ZipFile(path) as archive:
-      return any(name.endswith("data.pkl") for name in archive.namelist())
-  except (zipfile.BadZipFile, OSError) as error:
-    raise _damaged(path, error) from error
-
-
-def _read_torch(path):
-  try:
-    import torch
-  except ImportError as error:
-    raise errors.UsageError(
-      f"source: {path} is a PyTorch file: reading it needs torch (pip install "
-      "-e '.[torch]')"
-    ) from error
-  import pickle
-  import warnings
-
-  try:
-    with warnings.catch_warnings():  # about pickle protocols
-      warnings.simplefilter("ignore")
-      tree = torch.load(path, map_location="cpu", weights_only=True)
-  except pickle.UnpicklingError as error:
-    raise errors.UsageError(
-      f"source: {path} is a pickle that would run code; refused. In an "
-      "environment you trust, save its tensors by name as .npz or safetensors "
-      "(docs/generators.md shows how)"
-    ) from error
-  except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-    raise _damaged(path, error) from error
-  arrays = {}
-
-  def walk(prefix, value):
-    if isinstance(value, Mapping):
-      for key, inner in value.items():
-        walk([*prefix, str(key)], inner)
-    elif isinstance(value, (list, tuple)):
-      for i, inner in enumerate(value):
-        walk([*prefix, str(i)], inner)
-    elif isinstance(value, torch.Tensor):
-      value = value.detach()
-      if value.dtype == torch.bfloat16:
-        value = value.float()
-      arrays["/".join(prefix)] = value.numpy()
-
-  walk([], tree)
-  return arrays
+  with untrusted.archive(path) as archive:
+    return any(name.endswith("data.pkl") for name in archive.namelist())

@@ -1,10 +1,8 @@
 """Stored latents: what a seed drew, or what somebody chose."""
 
-import zipfile
-
 import numpy as np
 
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, npz
 
 
 def read(what: str, path, generator, name: str):
@@ -27,16 +25,9 @@ def read(what: str, path, generator, name: str):
   def refuse(text):
     raise errors.UsageError(f"{what}: {path}: {text}")
 
-  try:
-    with open(path, "rb") as opened, np.load(opened) as file:
-      arrays = {key: file[key] for key in file.files if key in "zy"}
-  except FileNotFoundError as error:
-    raise errors.UsageError(f"{what}: no file {path!r}") from error
-  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-    reason = " ".join(str(error).split())
-    raise errors.UsageError(
-      f"{what}: {path} is no readable .npz: {reason}"
-    ) from error
+  arrays, left_out = npz.read(path, what, ("z", "y"))
+  for key, why in left_out.items():
+    refuse(f"{key} is {why}; it must be numbers")
   if "z" not in arrays:
     refuse("has no array 'z'")
   z = arrays["z"]

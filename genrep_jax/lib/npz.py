@@ -1,6 +1,7 @@
 """Arrays of .npz files, read without believing what a file claims."""
 
 import math
+import warnings
 import zipfile
 from collections.abc import Container
 
@@ -35,10 +36,10 @@ def read(
   with untrusted.opened(path, what) as file:
     start = file.read(6)
   if start == b"\x93NUMPY":
-    with untrusted.guard(path, what):
+    with untrusted.guard(path, what, ".npz"):
       raise ValueError("it is one array (.npy), not several by name (.npz)")
   arrays, left_out = {}, {}
-  with untrusted.archive(path, what) as archive:
+  with untrusted.archive(path, what, ".npz") as archive:
     budget = untrusted.Budget(path)
     for member in archive.infolist():
       name = member.filename.removesuffix(".npy")
@@ -62,7 +63,9 @@ def _member(archive, member: zipfile.ZipInfo, name, budget):
     version = tuple(file.read(2))
     if version not in _HEADERS:
       return f"a .npy file of version {version}"
-    shape, fortran, dtype = _HEADERS[version](file)
+    with warnings.catch_warnings():  # about headers that Python 2 wrote
+      warnings.simplefilter("ignore")
+      shape, fortran, dtype = _HEADERS[version](file)
     if dtype.hasobject:
       return "an array of objects, which is never unpickled"
     if dtype.kind not in NUMBERS:

@@ -15,7 +15,7 @@ Source: torch/serialization.py, torch/_utils.py; Python's pickletools.
 
 import dataclasses
 import io
-import os
+import mmap
 import pickletools
 from collections.abc import Callable, Iterator, Mapping
 
@@ -29,6 +29,8 @@ _PROTOCOL = 1001
 _MAX_OPERATIONS = 1_000_000  # real checkpoints have some ten thousand
 _MAX_DEPTH = 64  # of dictionaries in dictionaries
 _MAX_AXES = 32
+_MAX_ARGUMENTS = 16  # of a call
+_MAX_NAME = 200  # characters of a global's
 _DTYPES = {
   "Double": np.float64,
   "Float": np.float32,
@@ -40,6 +42,15 @@ _DTYPES = {
   "Char": np.int8,
   "Byte": np.uint8,
   "Bool": np.bool_,
+}
+_OTHERS = {  # bytes of an item of storages that are not read
+  "ComplexFloat": 8,
+  "ComplexDouble": 16,
+  "QInt8": 1,
+  "QUInt8": 1,
+  "QInt32": 4,
+  "QUInt4x2": 1,
+  "QUInt2x4": 1,
 }
 _NAMED = {  # torch.dtype, of storages without a type
   "float64": np.float64,
@@ -67,13 +78,9 @@ class _Name:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Foreign:
-  """What a pickle would make of a name."""
+  """What a pickle would make, in words."""
 
-  name: str
-  called: bool  # by a function, not by a class's __new__
-
-  def __str__(self):
-    return f"what {self.name} would {'return' if self.called else 'be'}"
+  words: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,8 +123,13 @@ def read(path, what="source") -> tuple[dict[str, np.ndarray], dict[str, str]]:
   if zipped:
     with untrusted.archive(path, what) as archive:
       return _read_zip(path, archive)
-  with untrusted.opened(path, what) as file, untrusted.guard(path, what):
-    return _read_pickles(path, file)
+  with (
+    untrusted.opened(path, what) as file,
+    untrusted.guard(path, what),
+    # Unlike a file's, its `read` makes no room for more than there is.
+    mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+  ):
+    return _read_pickles(path, mapped)
 
 
 def _read_zip(path, archive):
@@ -158,7 +170,7 @@ def _read_pickles(path, file):
   budget = untrusted.Budget(path)
   first = _unpickled(file)
   if isinstance(first, (_Foreign, _Name)):
-    return {}, {"": str(_of(first))}
+    return {}, {"": first.words if isinstance(first, _Foreign) else first.name}
   if first != _MAGIC:
     raise ValueError("it is a pickle, but none that torch.save wrote")
   if _unpickled(file) != _PROTOCOL:
@@ -168,11 +180,10 @@ def _read_pickles(path, file):
   storages = {}
   tree = _unpickled(file, storages)
   data = {}
-  end = os.fstat(file.fileno()).st_size
   for key in _unpickled(file):
     length = storages[key].length
-    file.seek(8, os.SEEK_CUR)  # how many items, once more
-    if length > end - file.tell():
+    file.read(8)  # how many items, once more
+    if length > file.size() - file.tell():
       raise ValueError(f"storage {key!r} reaches beyond the file")
     budget.take(length, key)
     data[key] = file.read(length)
@@ -277,10 +288,13 @@ def _unpickled(file, storages: dict | None = None):
       found = _Name(argument.replace(" ", "."))
       if name == "INST":
         marked()
-        found = _Foreign(found.name, called=True)
+        found = _of(found)
       stack.append(found)
     elif name == "STACK_GLOBAL":
-      stack.append(_Name(".".join(map(str, take(2)))))
+      module, attribute = take(2)
+      if not isinstance(module, str) or not isinstance(attribute, str):
+        raise ValueError("its pickle names what is no name")
+      stack.append(_Name(f"{module[:_MAX_NAME]}.{attribute[:_MAX_NAME]}"))
     elif name == "REDUCE":
       function, arguments = take(2)
       stack.append(_call(function, arguments))
@@ -295,7 +309,7 @@ def _unpickled(file, storages: dict | None = None):
     elif name in ("EMPTY_SET", "FROZENSET"):
       if name == "FROZENSET":
         marked()
-      stack.append(_Foreign("set", called=False))
+      stack.append(_Foreign("set"))
     elif name == "ADDITEMS":
       marked()
     elif name in ("EXT1", "EXT2", "EXT4"):
@@ -327,7 +341,10 @@ def _filled(container, values):
 
 def _of(kind, called=True) -> _Foreign:
   name = getattr(kind, "name", type(kind).__name__)
-  return _Foreign(untrusted.shown(name), called)
+  name = untrusted.shown(name)
+  return _Foreign(
+    f"what {name} would return" if called else f"an object of {name}"
+  )
 
 
 def _new(kind, arguments):
@@ -340,7 +357,9 @@ def _call(function, arguments):
   """Returns what a call means here; a mark if it has no meaning."""
   meaning = None
   if isinstance(function, _Name) and isinstance(arguments, tuple):
-    meaning = _CALLS.get(function.name)
+    # One long tuple, in a million calls, is a million million arguments.
+    if len(arguments) <= _MAX_ARGUMENTS:
+      meaning = _CALLS.get(function.name)
   if meaning is None:
     return _of(function)
   return meaning(*arguments)
@@ -350,11 +369,13 @@ def _call(function, arguments):
 
 
 def _dictionary(pairs=(), *_):
-  """OrderedDict(), or of pairs in the first protocols."""
+  """OrderedDict(), or of a list of pairs, as Python 2 wrote it."""
   found = {}
-  if isinstance(pairs, (list, tuple)):
+  if isinstance(pairs, list):
     for pair in pairs:
-      _filled(found, list(pair))
+      if isinstance(pair, (list, tuple)) and len(pair) == 2:
+        _filled(found, pair)
+    pairs.clear()  # so that no other call goes over them, too
   return found
 
 
@@ -366,31 +387,32 @@ def _storage(given) -> _Storage:
     raise ValueError("its storages are views of others (PyTorch before 0.4)")
   _, kind, key, _, count = given[:5]
   kind = kind.name.rpartition(".")[2].removesuffix("Storage")
-  if type(count) is not int or count < 0:
+  if type(count) is not int or count < 0 or not isinstance(key, str):
     raise ValueError("a storage has no number of items")
   if kind == "Untyped":
-    return _Storage(str(key), None, count)
-  if kind not in _DTYPES:  # complex, quantized, or no kind of number
-    return _Storage(str(key), np.dtype("V1"), 0)
-  dtype = np.dtype(_DTYPES[kind])
-  return _Storage(str(key), dtype, count * dtype.itemsize)
+    return _Storage(key, None, count)
+  if kind in _OTHERS:
+    dtype = np.dtype((np.void, _OTHERS[kind]))
+  else:
+    dtype = np.dtype(_DTYPES[kind])
+  return _Storage(key, dtype, count * dtype.itemsize)
 
 
 def _tensor(storage, offset, shape, strides, *rest, dtype=None):
   """torch._utils._rebuild_tensor and _v2."""
   if not isinstance(storage, _Storage):
-    return _Foreign("a tensor without a storage", called=False)
+    return _Foreign("a tensor without a storage")
   dtype = dtype or storage.dtype
   if dtype is None or dtype.kind == "V" and dtype != jnp.bfloat16:
-    return _Foreign("a tensor that is complex, quantized or alike", False)
+    return _Foreign("a complex or quantized tensor")
   if any(isinstance(one, Mapping) and one for one in rest[2:]):
-    return _Foreign("a tensor with a negative bit or metadata", False)
+    return _Foreign("a tensor with a negative bit or metadata")
+  if len(shape) != len(strides) or len(shape) > _MAX_AXES:
+    raise ValueError(f"a tensor has {len(shape)} axes, {len(strides)} strides")
   shape, strides = tuple(shape), tuple(strides)
   for number in (offset, *shape, *strides):
     if type(number) is not int or number < 0:
       raise ValueError("a tensor's sizes are no natural numbers")
-  if len(shape) != len(strides) or len(shape) > _MAX_AXES:
-    raise ValueError(f"a tensor has {len(shape)} axes, {len(strides)} strides")
   last = sum((n - 1) * stride for n, stride in zip(shape, strides))
   if 0 not in shape:
     if (offset + last + 1) * dtype.itemsize > storage.length:
@@ -405,7 +427,7 @@ def _tensor_of_dtype(storage, offset, shape, strides, *rest):
   """torch._utils._rebuild_tensor_v3: its dtype after the hooks."""
   name = getattr(rest[2], "name", "").removeprefix("torch.")
   if name not in _NAMED:
-    return _Foreign(f"a tensor of {untrusted.shown(name)}", called=False)
+    return _Foreign(f"a tensor of {untrusted.shown(name)}")
   rest = [*rest[:2], *rest[3:]]
   dtype = np.dtype(_NAMED[name])
   return _tensor(storage, offset, shape, strides, *rest, dtype=dtype)
@@ -421,8 +443,8 @@ def _of_type(function, kind, arguments, *_):
   return _call(function, arguments)
 
 
-def _sequence(values=(), *_):
-  return tuple(values) if isinstance(values, (list, tuple)) else ()
+def _size(values=(), *_):
+  return values
 
 
 _DICTIONARIES = ("collections.OrderedDict", "builtins.dict")
@@ -430,7 +452,7 @@ _CALLS: dict[str, Callable] = {
   "collections.OrderedDict": _dictionary,
   "collections.defaultdict": lambda *_: {},
   "builtins.dict": _dictionary,
-  "torch.Size": _sequence,
+  "torch.Size": _size,
   "torch._utils._rebuild_tensor": _tensor,
   "torch._utils._rebuild_tensor_v2": _tensor,
   "torch._utils._rebuild_tensor_v3": _tensor_of_dtype,
@@ -456,6 +478,7 @@ def _leaves(tree, budget) -> Iterator[tuple[str, object]]:
     else:
       yield path, value
       continue
+    budget.take(64 + 8 * len(items), "its dictionaries")
     for key, inner in reversed(items):
       if isinstance(inner, (Mapping, list, tuple, _Tensor, _Foreign, _Name)):
         longer = f"{path}/{key}" if depth else str(key)
@@ -477,7 +500,7 @@ def _arrays(tree, load, order, budget):
     if isinstance(value, _Name):
       left_out[path] = untrusted.shown(value.name)
     elif isinstance(value, _Foreign):
-      left_out[path] = str(value)
+      left_out[path] = value.words
     elif isinstance(value, _Tensor):
       key = value.storage.key
       if key not in loaded:

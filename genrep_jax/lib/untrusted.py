@@ -21,9 +21,10 @@ _SHOWN = 80  # characters of a name
 
 def shown(name) -> str:
   """Returns a name out of a file as printable characters, cut."""
-  text = str(name)
-  text = text if text.isprintable() else ascii(text)
-  return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+  text = name if isinstance(name, str) else str(name)
+  more = "..." if len(text) > _SHOWN else ""
+  text = text[:_SHOWN]  # before anything goes over a text of megabytes
+  return (text if text.isprintable() else ascii(text)) + more
 
 
 def size(path: pathlib.Path) -> int:
@@ -34,12 +35,13 @@ def size(path: pathlib.Path) -> int:
     return 0
 
 
-def opened(path, what="source"):
+def opened(path, what="source", allowed=""):
   """Opens a file for reading.
 
   Args:
     path: of the file.
     what: the key or flag, for the message.
+    allowed: what may be given, for the message.
 
   Raises:
     UsageError: there is none, it cannot be read, or it is no regular file.
@@ -47,12 +49,15 @@ def opened(path, what="source"):
   try:
     return open(files.regular(path), "rb")
   except OSError as error:
-    reason = error.strerror or str(error)
-    raise errors.UsageError(f"{what}: {shown(path)}: {reason}") from error
+    said = f"no file {str(path)!r}"
+    if not isinstance(error, FileNotFoundError):
+      said = f"{str(path)!r}: {error.strerror or error}"
+    allowed = f"; allowed: {allowed}" if allowed else ""
+    raise errors.UsageError(f"{what}: {said}{allowed}") from error
 
 
 @contextlib.contextmanager
-def guard(path, what="source") -> Iterator[None]:
+def guard(path, what="source", kind="file") -> Iterator[None]:
   """Turns whatever a parser raises within the block into one line.
 
   Parsers raise nearly anything over a damaged file, MemoryError, RecursionError
@@ -61,6 +66,7 @@ def guard(path, what="source") -> Iterator[None]:
   Args:
     path: of the file that is read.
     what: the key or flag, for the message.
+    kind: what it should be.
 
   Raises:
     UsageError: in place of any Exception.
@@ -73,8 +79,8 @@ def guard(path, what="source") -> Iterator[None]:
     said = " ".join(str(error).split())[:300] or type(error).__name__
     said = said if said.isprintable() else ascii(said)
     raise errors.UsageError(
-      f"{what}: {shown(path)} ({size(path)} bytes) is truncated or damaged: "
-      f"{said}"
+      f"{what}: {path} ({size(path)} bytes) is truncated, damaged or no "
+      f"readable {kind}: {said}"
     ) from error
 
 
@@ -104,7 +110,7 @@ class Budget:
 
 
 @contextlib.contextmanager
-def archive(path, what="source") -> Iterator[zipfile.ZipFile]:
+def archive(path, what="source", kind="file") -> Iterator[zipfile.ZipFile]:
   """Opens a zip whose members are no larger than they can be.
 
   Within the block, whatever goes wrong is a UsageError.
@@ -112,12 +118,13 @@ def archive(path, what="source") -> Iterator[zipfile.ZipFile]:
   Args:
     path: of the zip.
     what: the key or flag, for the message.
+    kind: what it should be.
 
   Raises:
     UsageError: not a whole zip; a member is encrypted, given twice, or claims
       to hold more than its bytes can become.
   """
-  with opened(path, what) as file, guard(path, what):
+  with opened(path, what) as file, guard(path, what, kind):
     length = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as opened_zip:
       names = set()

@@ -4,13 +4,13 @@ A pickle can run code when it is read, so one is refused by name and never
 opened. Reading checks everything before anything expensive starts.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import pathlib
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,13 +19,15 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from genrep_jax.lib import errors, files, trees
+from genrep_jax.lib import errors, files, trees, untrusted
 
 ASSETS = pathlib.Path(__file__).resolve().parent.parent / "assets"
 _PREFIX = "asset:"
 _HUB = "hf://"
 # One metadata key: safetensors writes several in no fixed order.
 _KEY = "genrep_jax"
+_MAX_HEADER = 16 << 20  # bytes; a thousand tensors take a tenth of one MiB
+_MAX_DEPTH = 32  # of what the metadata hold
 _DTYPES = {
   "F64": np.float64,
   "F32": np.float32,
@@ -69,13 +71,16 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
         f"{', '.join(known) or 'none'}"
       )
     return ASSETS / name
-  found = pathlib.Path(text)
-  if not found.is_file():
+  try:
+    return files.regular(text)
+  except OSError as error:
+    reason = f", {error.strerror or error}"
+    if isinstance(error, FileNotFoundError):
+      reason = ""
     raise errors.UsageError(
-      f"weights: no file {text!r} (a path, asset:NAME for a file of "
+      f"weights: no file {text!r}{reason} (a path, asset:NAME for a file of "
       "genrep_jax/assets, or hf://OWNER/REPOSITORY/FILE@REVISION is allowed)"
-    )
-  return found
+    ) from error
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -135,9 +140,9 @@ def _refuse_other_formats(path: pathlib.Path, data: bytes) -> None:
     return
   if data[:4] == b"PK\x03\x04":
     try:
-      with zipfile.ZipFile(path) as archive:
+      with untrusted.archive(path) as archive:
         pickled = any(name.endswith("data.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
+    except errors.UsageError:
       pickled = False
     kind = "a PyTorch file (a pickle in a zip)" if pickled else "a zip archive"
     raise errors.UsageError(f"weights: {path} is {kind}; {allowed}")
@@ -150,28 +155,63 @@ def _refuse_other_formats(path: pathlib.Path, data: bytes) -> None:
     )
 
 
+@contextlib.contextmanager
+def _whole(path: pathlib.Path) -> Iterator[None]:
+  """Says that a file is not whole, whatever reading it raises."""
+  try:
+    yield
+  except errors.UsageError:
+    raise
+  except Exception as error:
+    raise errors.UsageError(
+      f"weights: {path} ({untrusted.size(path)} bytes) is truncated or not "
+      f"safetensors: {' '.join(str(error).split())[:300]}"
+    ) from error
+
+
+def _unique(pairs) -> dict:
+  found = dict(pairs)
+  if len(found) != len(pairs):
+    raise ValueError("a key of its header is there twice")
+  return found
+
+
+def _header(path: pathlib.Path, file) -> dict[str, Any]:
+  """Reads a file's header, the file being open at its start."""
+  start = file.read(64)
+  _refuse_other_formats(path, start)
+  length = int.from_bytes(start[:8], "little")
+  if length > min(untrusted.size(path), _MAX_HEADER):
+    raise ValueError(f"a header of {length} bytes")
+  file.seek(8)
+  header = json.loads(file.read(length), object_pairs_hook=_unique)
+  if not isinstance(header, dict):
+    raise ValueError(f"its header is {type(header).__name__}")
+  metadata = header.get("__metadata__") or {}
+  if not isinstance(metadata, dict):
+    raise ValueError(f"its metadata is {type(metadata).__name__}")
+  return header
+
+
 def _read(path: pathlib.Path) -> tuple[bytes, dict[str, np.ndarray]]:
   """Reads a file; raises UsageError unless it is whole safetensors."""
-  data = path.read_bytes()
-  _refuse_other_formats(path, data)
-  try:
-    entries = safetensors.deserialize(data)
-    arrays = {
+  with _whole(path), untrusted.opened(path, "weights") as file:
+    header = _header(path, file)
+    for name, entry in header.items():
+      dtype = entry["dtype"] if name != "__metadata__" else "F32"
+      if dtype not in _DTYPES:
+        raise errors.UsageError(
+          f"weights: {path} holds dtype {untrusted.shown(dtype)!r}; allowed: "
+          f"{', '.join(_DTYPES)}"
+        )
+    file.seek(0)
+    data = file.read()
+    return data, {
       name: np.frombuffer(entry["data"], dtype=_DTYPES[entry["dtype"]]).reshape(
         entry["shape"]
       )
-      for name, entry in entries
+      for name, entry in safetensors.deserialize(data)
     }
-  except KeyError as error:
-    raise errors.UsageError(
-      f"weights: {path} holds dtype {error}; allowed: {', '.join(_DTYPES)}"
-    ) from error
-  except (safetensors.SafetensorError, ValueError) as error:
-    raise errors.UsageError(
-      f"weights: {path} ({len(data)} bytes) is truncated or not safetensors: "
-      f"{' '.join(str(error).split())}"
-    ) from error
-  return data, arrays
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -200,7 +240,7 @@ def _check_tree(path, arrays: Mapping[str, Any], expected) -> None:
     if found != wanted:
       problems.append(f"{name}: {found}, wanted {wanted}")
   problems += [
-    f"{name}: unexpected {list(arrays[name].shape)}"
+    f"{untrusted.shown(name)}: unexpected {list(arrays[name].shape)}"
     for name in arrays
     if name not in expected
   ]
@@ -259,24 +299,23 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     UsageError: no such file, or not a safetensors file.
   """
   path = resolve(path)
-  with open(path, "rb") as file:
-    start = file.read(9)
-    _refuse_other_formats(path, start)
-    try:
-      file.seek(8)
-      length = int.from_bytes(start[:8], "little")
-      if length > path.stat().st_size:
-        raise ValueError(f"a header of {length} bytes")
-      header = json.loads(file.read(length))
-      metadata = json.loads(header.get("__metadata__", {}).get(_KEY, "{}"))
-      if not isinstance(metadata, dict):
-        raise ValueError(f"its metadata is {type(metadata).__name__}")
-      return metadata
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-      raise errors.UsageError(
-        f"weights: {path} ({path.stat().st_size} bytes) is truncated or not "
-        f"safetensors: {' '.join(str(error).split())}"
-      ) from error
+  with _whole(path), untrusted.opened(path, "weights") as file:
+    said = (_header(path, file).get("__metadata__") or {}).get(_KEY, "{}")
+    metadata = json.loads(said)
+    if not isinstance(metadata, dict) or not _shallow(metadata, _MAX_DEPTH):
+      raise ValueError(
+        f"its metadata is {type(metadata).__name__}, at most {_MAX_DEPTH} deep "
+        "dictionaries are allowed"
+      )
+    return metadata
+
+
+def _shallow(value, depth: int) -> bool:
+  """Says whether lists and dictionaries are at most so deep in each other."""
+  if not isinstance(value, (dict, list)):
+    return True
+  inner = value.values() if isinstance(value, dict) else value
+  return depth > 0 and all(_shallow(one, depth - 1) for one in inner)
 
 
 def save(

@@ -3,11 +3,11 @@ r"""Converts a published checkpoint into the safetensors file a config names.
   python -m genrep_jax.tools.convert_weights --arch biggan_deep \
       --source pytorch_model.bin --out biggan128.safetensors --truncation 0.4
 
-Reads safetensors, .npz, PyTorch files (needs torch; pickles that would run code
-are refused) and TensorFlow checkpoints (no TensorFlow needed). Sizes are read
-off the tensors; every tensor must be used and have its shape. The result says
-in its metadata which options it needs and the sha256 of what it came from; the
-same input gives the same bytes.
+Reads safetensors, .npz, PyTorch files and TensorFlow checkpoints; needs neither
+PyTorch nor TensorFlow, and runs no code of any file. Sizes are read off the
+tensors; every tensor must be used and have its shape. The result says in its
+metadata which options it needs and the sha256 of what it came from; the same
+input gives the same bytes.
 """
 
 import pathlib
@@ -98,7 +98,7 @@ def _options(flags, converter) -> dict:
 
 
 def _open(flags):
-  """Reads the source; returns (arrays, format, its sha256)."""
+  """Reads the source; returns (a foreign.Checkpoint, its sha256)."""
   from genrep_jax.lib import foreign, weights
 
   path = flags.source
@@ -106,21 +106,22 @@ def _open(flags):
   path = (
     weights.resolve(path) if weights.is_remote(path) else pathlib.Path(path)
   )
-  if flags.sha256 and not path.exists():
-    raise errors.UsageError(f"source: no file {str(path)!r}")
   digest = foreign.sha256(path) if flags.sha256 else None
   if digest and digest != flags.sha256.lower():
     raise errors.UsageError(
       f"source: {flags.source} has sha256 {digest}, not {flags.sha256}"
     )
-  arrays, kind = foreign.read(path)
-  return arrays, kind, digest or foreign.sha256(path)
+  return foreign.read(path), digest or foreign.sha256(path)
 
 
 def _list(flags) -> int:
-  arrays, kind, digest = _open(flags)
+  from genrep_jax.lib import untrusted
+
+  (arrays, kind, left_out), digest = _open(flags)
   for name, array in sorted(arrays.items()):
-    print(f"{name}\t{tuple(array.shape)}\t{array.dtype}")
+    print(f"{untrusted.shown(name)}\t{tuple(array.shape)}\t{array.dtype}")
+  for name, why in sorted(left_out.items()):
+    print(f"{untrusted.shown(name)}\tleft out\t{untrusted.shown(why)}")
   total = sum(array.size for array in arrays.values())
   print(f"{len(arrays)} tensors, {total:,} numbers, {kind}, sha256 {digest}")
   return errors.EXIT_OK
@@ -134,13 +135,28 @@ def _convert(flags) -> int:
   room, name, converter = resolve(flags.arch)
   options = _options(flags, converter)
   out = _cli.output(flags.out, flags.overwrite)
-  arrays, kind, digest = _open(flags)
-  if kind == "tensorflow" and converter.from_tensorflow:
-    arrays = converter.from_tensorflow(arrays)
-  else:
-    arrays = foreign.select(arrays, flags.subtree)
-  with plugins.guard(plugins.label_of(room, name), "convert"):
-    variables, made = converter.convert(arrays, **options)
+  source, digest = _open(flags)
+  kind = source.format
+
+  def convert(arrays):
+    with plugins.guard(plugins.label_of(room, name), "convert"):
+      return converter.convert(arrays, **options)
+
+  try:
+    if kind == "tensorflow" and converter.from_tensorflow:
+      variables, made = convert(converter.from_tensorflow(source.arrays))
+    else:
+      arrays = source.arrays
+      if flags.subtree:
+        arrays = foreign.select(arrays, flags.subtree)
+      variables, made = foreign.fitted(arrays, convert)
+  except errors.UsageError as error:
+    if not source.left_out:
+      raise
+    said = f"{error}; left out of the file: {source.said()}"
+    if kind == "torch":
+      said = f"{said}; {foreign.extraction(flags.source, source)}"
+    raise errors.UsageError(said) from error
   made = {"name": name, **made}
   # What an objective's converter reads is not what the objective is made of.
   plugin = plugins.make(room, made) if room != "objectives" else None
@@ -161,6 +177,8 @@ def _convert(flags) -> int:
   for key, value in made.items():
     print(f"{key:<12} {value}")
   print(f"source       {kind}, sha256 {digest}")
+  if source.left_out:
+    print(f"left out     {source.said()}")
   print(f"written      {out}")
   print(f"sha256       {written}")
   return errors.EXIT_OK

@@ -22,12 +22,14 @@ from collections.abc import Iterable, Iterator
 import jax.numpy as jnp
 import numpy as np
 
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, files as files_lib, untrusted
 from genrep_jax.lib.contrib import crc32c
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48  # bytes: two block handles, padding, the magic number
 _TRAILER = 5  # bytes after a block: its compression, its checksum
+_MAX_INDEX = 16 << 20  # bytes; a thousand variables take a tenth of one MiB
+_MAX_AXES = 32
 _VERSION = 1  # of the tensor bundles that are known
 _STRING = "string"
 _DTYPES = {  # types.proto's DataType
@@ -111,12 +113,17 @@ def read(
         index,
         f"variable {name!r} is of type {entries[name].dtype_name}, not numbers",
       )
-  arrays = {}
+  arrays, shard, end = {}, -1, 0
   # In the order of the file, one open file at a time.
   for name in sorted(
-    names, key=lambda n: (entries[n].shard, entries[n].offset)
+    names, key=lambda n: (entries[n].shard, entries[n].offset, entries[n].size)
   ):
-    arrays[name] = _read_tensor(prefix, shards, name, entries[name])
+    entry = entries[name]
+    # Many variables may not become of the same few bytes.
+    if entry.shard == shard and entry.offset < end:
+      raise _fault(index, f"is damaged: {name!r} overlaps another variable")
+    arrays[name] = _read_tensor(prefix, shards, name, entry)
+    shard, end = entry.shard, entry.offset + entry.size
   return {name: arrays[name] for name in names}
 
 
@@ -131,10 +138,12 @@ def files(path: str | os.PathLike) -> list[pathlib.Path]:
   """
   prefix = _prefix(path)
   shards, _ = _read_index(prefix)
-  found = [_data_file(prefix, shard, shards) for shard in range(shards)]
-  for file in found:
+  found = []
+  for shard in range(shards):  # it may claim 2**63
+    file = _data_file(prefix, shard, shards)
     if not file.is_file():
       raise _fault(file, "is missing")
+    found.append(file)
   return [_index_file(prefix), *found]
 
 
@@ -200,11 +209,16 @@ def _read_index(prefix: pathlib.Path) -> tuple[int, dict[str, _Entry]]:
   """Returns (number of data files, {name: entry}, sorted)."""
   file = _index_file(prefix)
   try:
-    return _parse_index(file.read_bytes())
+    with open(files_lib.regular(file), "rb") as opened:
+      data = opened.read(_MAX_INDEX + 1)
+    if len(data) > _MAX_INDEX:
+      raise ValueError(f"it has over {_MAX_INDEX >> 20} MiB")
+    return _parse_index(data)
   except OSError as error:
     raise _fault(file, error.strerror or str(error)) from error
-  except (ValueError, TypeError, IndexError, struct.error) as error:
-    raise _fault(file, f"is damaged: {error}") from error
+  except Exception as error:  # see untrusted.guard
+    said = " ".join(str(error).split())[:300]
+    raise _fault(file, f"is damaged: {said}") from error
 
 
 def _parse_index(data: bytes) -> tuple[int, dict[str, _Entry]]:
@@ -220,9 +234,20 @@ def _parse_index(data: bytes) -> tuple[int, dict[str, _Entry]]:
   meta, end = _handle(footer, 0)
   top, _ = _handle(footer, end)
   _block(data, *meta)  # holds nothing, but damage there is damage
-  table = {}
-  for _, handle in _entries(_block(data, *top)):
-    for key, value in _entries(_block(data, *_handle(handle, 0)[0])):
+  table, last = {}, -1
+  room = untrusted.EXPANSION * len(data) + untrusted.SLACK
+  for separator, handle in _entries(_block(data, *top)):
+    (offset, size), _ = _handle(handle, 0)
+    if offset <= last:  # else a file may name one block 20,000 times
+      raise ValueError(f"its block at byte {offset} is out of order")
+    last = offset + size
+    room -= len(separator)
+    for key, value in _entries(_block(data, offset, size)):
+      room -= len(key)  # keys repeat each other's first bytes
+      if room < 0:
+        raise ValueError(
+          f"its keys are longer than {untrusted.EXPANSION} times its own bytes"
+        )
       if key in table or (table and key < next(reversed(table))):
         raise ValueError(f"key {key!r} is out of order")
       table[key] = value
@@ -343,6 +368,8 @@ def _entry(message: bytes) -> _Entry:
     operator.index(fields.get(number, 0)) for number in (1, 3, 4, 5, 6)
   )
   shape = tuple(map(operator.index, dimensions))
+  if len(shape) > _MAX_AXES:
+    raise ValueError(f"a variable has {len(shape)} axes")
   return _Entry(dtype, shape, shard, offset, size, checksum, 7 in fields)
 
 
@@ -361,7 +388,7 @@ def _read_tensor(prefix, shards: int, name: str, entry: _Entry) -> np.ndarray:
     )
   end = entry.offset + entry.size
   try:
-    with open(file, "rb") as opened:
+    with open(files_lib.regular(file), "rb") as opened:
       length = os.fstat(opened.fileno()).st_size
       if end > length:
         raise _fault(
