@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, files
 
 
 def find(directory: str, names: Iterable[str]) -> dict[str, pathlib.Path]:
@@ -29,7 +29,7 @@ def find(directory: str, names: Iterable[str]) -> dict[str, pathlib.Path]:
   Raises:
     UsageError: no such directory, or files missing (all of them named).
   """
-  folder = pathlib.Path(directory)
+  folder = files.folder(directory, "data.data_dir")
   if not directory or not folder.is_dir():
     raise errors.UsageError(f"data: data_dir: no such folder: {directory!r}")
   found, missing = {}, []

@@ -39,6 +39,7 @@ def pin() -> None:
     )
   for flag, needed in _PINNED.items():
     given = jax.config.values[flag]
+    given = getattr(given, "value", given)  # of an enum
     if given not in (needed, "allow"):
       jax.config.update(flag, needed if needed is not None else "allow")
       _note(f"{flag}: given {given!r}; runs use {needed or 'allow'!r}")

@@ -23,8 +23,8 @@ def folder(text: str | os.PathLike, key: str = "--workdir") -> pathlib.Path:
     key: of the option, for the message.
 
   Raises:
-    UsageError: an address such as gs://, no path, or one that begins in a
-      folder which does not exist (any more).
+    UsageError: an address such as gs://, no path, or one in a home folder that
+      is not known.
   """
   text = os.fspath(text)
   if _URL.match(text):
@@ -34,17 +34,9 @@ def folder(text: str | os.PathLike, key: str = "--workdir") -> pathlib.Path:
   if "\0" in text:
     options.refuse(key, text, "a path, which holds no NUL byte")
   try:
-    path = pathlib.Path(text).expanduser()
+    return pathlib.Path(text).expanduser()
   except RuntimeError:
     options.refuse(key, text, "a path; that home folder is not known")
-  if not path.is_absolute():
-    try:
-      os.getcwd()
-    except FileNotFoundError:
-      options.refuse(
-        key, text, "an absolute path: the current folder was deleted"
-      )
-  return path
 
 
 @contextlib.contextmanager

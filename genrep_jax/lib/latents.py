@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from genrep_jax.lib import errors, npz
+from genrep_jax.lib import errors, files, npz
 
 
 def read(what: str, path, generator, name: str):
@@ -25,6 +25,7 @@ def read(what: str, path, generator, name: str):
   def refuse(text):
     raise errors.UsageError(f"{what}: {path}: {text}")
 
+  path = files.folder(path, what)
   arrays, left_out = npz.read(path, what, ("z", "y"))
   for key, why in left_out.items():
     refuse(f"{key} is {why}; it must be numbers")

@@ -71,6 +71,7 @@ def resolve(path: str | os.PathLike) -> pathlib.Path:
         f"{', '.join(known) or 'none'}"
       )
     return ASSETS / name
+  text = os.fspath(files.folder(text, "weights"))
   try:
     return files.regular(text)
   except OSError as error:
