@@ -58,7 +58,8 @@ def git_commit(root: pathlib.Path = _ROOT) -> str | None:
         "--exclude=*",
       ],
       capture_output=True,
-      text=True,
+      encoding="utf-8",
+      errors="replace",
       timeout=10,
       check=True,
     )
@@ -77,7 +78,7 @@ def devices() -> dict[str, Any]:
       "devices": len(found),
       "processes": jax.process_count(),
     }
-  except RuntimeError as error:  # no usable backend: say so, do not fail
+  except (RuntimeError, AssertionError) as error:  # no backend: do not fail
     return {"platform": None, "error": str(error)}
 
 

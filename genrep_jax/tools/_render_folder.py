@@ -117,7 +117,7 @@ def _open(root: pathlib.Path, manifest: str, overwrite: bool) -> None:
     raise errors.UsageError(f"--out: {root} is not a folder")
   _cli.check_writable(root)
   path = root / _MANIFEST
-  if path.exists() and path.read_text() == manifest:
+  if path.exists() and path.read_text("utf-8") == manifest:
     return
   if root.exists() and any(root.iterdir()):
     if not overwrite:

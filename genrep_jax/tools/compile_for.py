@@ -16,7 +16,7 @@ import pathlib
 import re
 import time
 
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, files
 from genrep_jax.tools import _cli, _collectives
 
 EXIT_TOO_LARGE = 1
@@ -342,7 +342,7 @@ def main(argv) -> int:
       "config": json.loads(config.to_json_best_effort()),
     }
     text = json.dumps({**about, **result}, indent=1)
-    pathlib.Path(flags.json).write_text(text + "\n")
+    files.write_text(flags.json, text + "\n")
   return errors.EXIT_OK if result["fits"] else EXIT_TOO_LARGE
 
 

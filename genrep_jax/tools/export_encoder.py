@@ -18,7 +18,7 @@ import pathlib
 import shutil
 import tempfile
 
-from genrep_jax.lib import errors, options, plugins
+from genrep_jax.lib import errors, files, options, plugins
 from genrep_jax.tools import _cli
 
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -154,10 +154,10 @@ def _torch_writer(encoder, exporters, target):
       folder / "model.safetensors",
       metadata={"format": "pt"},
     )
-    (folder / "encoder.py").write_text(text)
+    files.write_text(folder / "encoder.py", text)
     readme = _TORCH_README.format(target=target)
-    (folder / "README.md").write_text(readme)
-    read, said = (folder / "encoder.py").read_text(), exporter.package
+    files.write_text(folder / "README.md", readme)
+    read, said = (folder / "encoder.py").read_text("utf-8"), exporter.package
     if said and not _installed(said):
       said = f"our own network of these names ({said} is not installed)"
       source = exporters["torch_module"].source(cfg, channels)
@@ -257,9 +257,11 @@ def _write_hf(folder, encoder):
   config = {key: metadata.get(key) for key in keys}
   config |= {"library_name": "genrep_jax", "feature_dim": encoder.feature_dim}
   text = json.dumps(config, indent=1, sort_keys=True)
-  (folder / "config.json").write_text(text + "\n")
+  files.write_text(folder / "config.json", text + "\n")
   card = export.model_card(metadata, file)
-  (folder / "README.md").write_text(_HF_HEAD + card + _HF_TAIL.format(digest))
+  files.write_text(
+    folder / "README.md", _HF_HEAD + card + _HF_TAIL.format(digest)
+  )
   again = export.load_encoder(folder, sha256=digest, precision="float32")
   return "genrep_jax.load_encoder", lambda images: again.encode(images)
 
@@ -305,11 +307,12 @@ def _stablehlo_writer(encoder, platforms):
     exported = jax.export.export(jax.jit(encode), platforms=platforms)(
       jax.ShapeDtypeStruct(shape, jnp.float32)
     )
-    (folder / file).write_bytes(exported.serialize())
+    with files.atomic(folder / file) as partial:
+      partial.write_bytes(exported.serialize())
     readme = _STABLEHLO.format(
       platforms=", ".join(platforms), shape=list(encoder.image_shape), file=file
     )
-    (folder / "README.md").write_text(readme)
+    files.write_text(folder / "README.md", readme)
     again = jax.export.deserialize(bytearray((folder / file).read_bytes()))
 
     def run(images):

@@ -51,7 +51,7 @@ def experiment_lines(folder: pathlib.Path) -> list[str]:
   lines = []
   for file in sorted(folder.rglob("*.py")):
     header = configs.header(str(file))
-    if "def get_config" not in file.read_text() or not header:
+    if "def get_config" not in file.read_text("utf-8") or not header:
       continue
     if "Command:" not in header:
       continue  # what others build on
