@@ -231,14 +231,15 @@ def _run(spec, argument: str, root: pathlib.Path | None):
     root: folder whose `configs` the file imports from, whatever else is called
       so in the current folder or on PYTHONPATH; None: as Python finds it.
   """
-  path, aside = list(sys.path), {}
+  path, aside, foreign = list(sys.path), {}, False
   if root is not None:
     sys.path.insert(0, str(root))
     known = getattr(sys.modules.get("configs"), "__path__", ())
-    if str(root / "configs") not in known:
-      aside = {n: m for n, m in sys.modules.items() if _is_configs(n)}
-  for name in aside:
-    del sys.modules[name]
+    foreign = str(root / "configs") not in known
+  if foreign:
+    aside = {n: m for n, m in sys.modules.items() if _is_configs(n)}
+    for name in aside:
+      del sys.modules[name]
   try:
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
@@ -253,7 +254,7 @@ def _run(spec, argument: str, root: pathlib.Path | None):
     return config
   finally:
     sys.path[:] = path
-    if aside:
+    if foreign:  # whoever imports that name elsewhere means another
       for name in [name for name in sys.modules if _is_configs(name)]:
         del sys.modules[name]
       sys.modules.update(aside)

@@ -34,9 +34,15 @@ def folder(text: str | os.PathLike, key: str = "--workdir") -> pathlib.Path:
   if "\0" in text:
     options.refuse(key, text, "a path, which holds no NUL byte")
   try:
-    return pathlib.Path(text).expanduser()
-  except RuntimeError:
+    text.encode("utf-8")
+  except UnicodeEncodeError:  # Orbax and others take nothing else
+    options.refuse(
+      key, text, "a path in UTF-8 (PYTHONUTF8=1 where the locale is ASCII)"
+    )
+  path = os.path.expanduser(text)
+  if path[:1] == "~":
     options.refuse(key, text, "a path; that home folder is not known")
+  return pathlib.Path(path)
 
 
 @contextlib.contextmanager
