@@ -50,7 +50,7 @@ class Checkpoint(NamedTuple):
 
   Attributes:
     arrays: key -> array.
-    format: "safetensors", "npz", "torch" or "tensorflow".
+    format: "safetensors", "npz", "torch", "pickle" or "tensorflow".
     left_out: key -> why it was not read.
   """
 
@@ -62,7 +62,7 @@ class Checkpoint(NamedTuple):
     """Names what was left out, for a message; "" if nothing was."""
     return listed(
       [
-        f"{untrusted.shown(key)} ({untrusted.shown(why)})"
+        f"{untrusted.shown(key) or 'all'} ({untrusted.shown(why)})"
         for key, why in self.left_out.items()
       ]
     )
@@ -159,7 +159,7 @@ def read(path: pathlib.Path) -> Checkpoint:
   if found.arrays:
     return found
   said = f": left out: {found.said()}" if found.left_out else ""
-  if found.format == "torch" and found.left_out:
+  if any(torch_file.is_code(why) for why in found.left_out.values()):
     raise errors.UsageError(
       f"source: {untrusted.shown(path)} is a pickle that would run code for "
       f"all it holds{said}; {extraction(path, found)}"
@@ -172,7 +172,7 @@ def read(path: pathlib.Path) -> Checkpoint:
 def extraction(path, checkpoint: Checkpoint) -> str:
   """Says how to get at a PyTorch file's tensors where it may run code."""
   load = "torch.load(p, 'cpu', weights_only=False)"
-  if "" in checkpoint.left_out:  # a pickle that torch.save did not write
+  if checkpoint.format == "pickle":  # torch.load refuses what is not its own
     load = "pickle.load(open(p, 'rb'))"
   return (
     'in an environment you trust: python -c "import pickle, sys, numpy, torch; '
@@ -199,7 +199,8 @@ def _read_file(path) -> Checkpoint:
     return Checkpoint(arrays, "npz", left_out)
   if zipped or start[:1] == b"\x80":
     arrays, left_out = torch_file.read(path)
-    return Checkpoint(arrays, "torch", left_out)
+    kind = "torch" if torch_file.is_torch(start) else "pickle"
+    return Checkpoint(arrays, kind, left_out)
   if start[:8] == b"\x89HDF\r\n\x1a\n":
     raise errors.UsageError(f"source: {path} is HDF5; allowed: {FORMATS}")
   raise errors.UsageError(

@@ -17,6 +17,7 @@ import dataclasses
 import io
 import mmap
 import pickletools
+import re
 from collections.abc import Callable, Iterator, Mapping
 
 import jax.numpy as jnp
@@ -25,7 +26,10 @@ import numpy as np
 from genrep_jax.lib import npz, untrusted
 
 _MAGIC = 0x1950A86A20F9469CFC6C
+_START = _MAGIC.to_bytes(10, "little")
 _PROTOCOL = 1001
+_RETURNED = "the value of a call of "
+_OBJECT = "an object of "
 _MAX_OPERATIONS = 1_000_000  # real checkpoints have some ten thousand
 _MAX_DEPTH = 64  # of dictionaries in dictionaries
 _MAX_AXES = 32
@@ -132,6 +136,16 @@ def read(path, what="source") -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return _read_pickles(path, mapped)
 
 
+def is_code(why: str) -> bool:
+  """Says whether something was left out because code would make it."""
+  return why.startswith((_RETURNED, _OBJECT))
+
+
+def is_torch(start: bytes) -> bool:
+  """Says whether torch.save wrote a file that starts so, if it is a pickle."""
+  return start.startswith(b"PK\x03\x04") or _START in start
+
+
 def _read_zip(path, archive):
   names = [
     name
@@ -169,10 +183,11 @@ def _read_zip(path, archive):
 def _read_pickles(path, file):
   budget = untrusted.Budget(path)
   first = _unpickled(file)
-  if isinstance(first, (_Foreign, _Name)):
-    return {}, {"": first.words if isinstance(first, _Foreign) else first.name}
-  if first != _MAGIC:
-    raise ValueError("it is a pickle, but none that torch.save wrote")
+  if type(first) is not int or first != _MAGIC:
+    _, left_out = _arrays(first, None, "<", budget)
+    if not left_out:
+      raise ValueError("it is a pickle, but none that torch.save wrote")
+    return {}, left_out
   if _unpickled(file) != _PROTOCOL:
     raise ValueError("it is of an unknown version of torch.save")
   system = _unpickled(file)
@@ -342,9 +357,10 @@ def _filled(container, values):
 def _of(kind, called=True) -> _Foreign:
   name = getattr(kind, "name", type(kind).__name__)
   name = untrusted.shown(name)
-  return _Foreign(
-    f"what {name} would return" if called else f"an object of {name}"
-  )
+  if re.fullmatch(r"torch\._utils\._rebuild_\w+", name):
+    return _Foreign(f"a tensor of another kind, {name}")
+  words = f"{_RETURNED}{name}" if called else f"{_OBJECT}{name}"
+  return _Foreign(words)
 
 
 def _new(kind, arguments):
@@ -404,7 +420,7 @@ def _tensor(storage, offset, shape, strides, *rest, dtype=None):
     return _Foreign("a tensor without a storage")
   dtype = dtype or storage.dtype
   if dtype is None or dtype.kind == "V" and dtype != jnp.bfloat16:
-    return _Foreign("a complex or quantized tensor")
+    return _Foreign("a tensor of complex or quantized numbers")
   if any(isinstance(one, Mapping) and one for one in rest[2:]):
     return _Foreign("a tensor with a negative bit or metadata")
   if len(shape) != len(strides) or len(shape) > _MAX_AXES:
@@ -465,25 +481,31 @@ _CALLS: dict[str, Callable] = {
 # --- arrays -------------------------------------------------------------------
 
 
+_SHOWN = (Mapping, list, tuple, _Tensor, _Foreign, _Name)
+
+
 def _leaves(tree, budget) -> Iterator[tuple[str, object]]:
   """Yields (path, tensor or mark) of a tree, which may be a net or a ring."""
-  waiting = [("", tree, 0)]
-  for path, value, depth in iter(lambda: waiting and waiting.pop(), []):
+  waiting, known = [("", tree, 0)], {}
+  while waiting:
+    path, value, depth = waiting.pop()
     if depth > _MAX_DEPTH:
       raise ValueError(f"its dictionaries are more than {_MAX_DEPTH} deep")
-    if isinstance(value, Mapping):
-      items = list(value.items())
-    elif isinstance(value, (list, tuple)):
-      items = list(enumerate(value))
-    else:
+    if not isinstance(value, (Mapping, list, tuple)):
       yield path, value
       continue
-    budget.take(64 + 8 * len(items), "its dictionaries")
-    for key, inner in reversed(items):
-      if isinstance(inner, (Mapping, list, tuple, _Tensor, _Foreign, _Name)):
-        longer = f"{path}/{key}" if depth else str(key)
-        budget.take(len(longer) + 256, "its dictionaries")
-        waiting.append((longer, inner, depth + 1))
+    budget.take(256, "its dictionaries")
+    if id(value) not in known:  # the same may be in many places
+      mapped = isinstance(value, Mapping)
+      known[id(value)] = [
+        item
+        for item in (value.items() if mapped else enumerate(value))
+        if isinstance(item[1], _SHOWN)
+      ]
+    for key, inner in reversed(known[id(value)]):
+      longer = f"{path}/{key}" if depth else str(key)
+      budget.take(len(longer) + 256, "its dictionaries")
+      waiting.append((longer, inner, depth + 1))
 
 
 def _arrays(tree, load, order, budget):
