@@ -10,6 +10,8 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorboardX
+from tensorboardX import record_writer
 from tensorboardX.proto import event_pb2, plugin_hparams_pb2
 
 from genrep_jax.lib import errors, writers
@@ -114,6 +116,9 @@ def _events(directory):
     data = path.read_bytes()
     while data:
       (length,) = struct.unpack("<Q", data[:8])
+      for part, at in ((data[:8], 8), (data[12 : 12 + length], 12 + length)):
+        (checksum,) = struct.unpack("<I", data[at : at + 4])
+        assert checksum == record_writer.masked_crc32c(part)
       events.append(event_pb2.Event.FromString(data[12 : 12 + length]))
       data = data[16 + length :]
   return events
@@ -158,6 +163,27 @@ def test_tensorboard_events(tmp_path):
   assert hparams["a.b"].number_value == 1
   assert hparams["a.c"].string_value == "(1, 2)"
   assert len(list(tmp_path.iterdir())) == 1  # no second run in a sub-folder
+
+
+def test_tensorboard_events_are_those_of_its_own_writer(tmp_path):
+  """Record for record, but for times; and on disk before anybody closes."""
+  image = np.random.default_rng(0).integers(0, 255, (2, 6, 5, 3), np.uint8)
+  theirs = tensorboardX.SummaryWriter(str(tmp_path / "theirs"), purge_step=4)
+  theirs.add_scalar("a/loss", 0.25, 4)
+  theirs.add_images("x", image, 5, dataformats="NHWC")
+  theirs.add_text("note", "hello", 6)
+  theirs.close()
+  writer = writers.TensorBoardWriter(tmp_path / "ours", resume_step=3)
+  writer.write_scalars(4, {"a/loss": 0.25})
+  writer.write_images(5, {"x": image})
+  writer.write_texts(6, {"note": "hello"})
+  ours, theirs = _events(tmp_path / "ours"), _events(tmp_path / "theirs")
+  writer.close()
+  assert len(ours) == 6
+  for event in (*ours, *theirs):
+    assert event.wall_time > 1e9
+    event.wall_time = 0
+  assert ours == theirs
 
 
 def test_tensorboard_hides_what_the_restored_state_has_not_lived(tmp_path):
