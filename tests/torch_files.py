@@ -137,7 +137,8 @@ def write(path, tree, *, compression=zipfile.ZIP_STORED, more=()):
     more: further (member, bytes).
   """
   writer = Writer()
-  members = [("data.pkl", writer.dump(tree)), ("byteorder", b"little"), *more]
+  members = [("data.pkl", writer.dump(tree)), ("byteorder", b"little")]
+  members += [("version", b"3\n"), *more]
   members += [(f"data/{k}", x.tobytes()) for k, x in writer.storages.items()]
   with zipfile.ZipFile(path, "w", compression) as archive:
     for name, data in members:

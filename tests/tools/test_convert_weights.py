@@ -2,6 +2,10 @@
 
 import ast
 import pickle
+import shlex
+import subprocess
+import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +13,7 @@ import safetensors.numpy
 
 from genrep_jax.lib import contracts, foreign, options, weights
 from genrep_jax.tools import convert_weights, render
-from tests import fixture_files, support
+from tests import fixture_files, support, torch_files
 from tests.generators import test_biggan_tf
 from tests.lib import test_tensor_bundle
 
@@ -129,7 +133,7 @@ def test_pytorch_files(thin, tmp_path, refused):
   tensors = {key: torch.from_numpy(x) for key, x in thin.items()}
   wrapped = {"g_ema": tensors, "optimizer": {"step": torch.ones(3)}, "n": 7}
   torch.save(wrapped, tmp_path / "a.pt")
-  arrays, kind = foreign.read(tmp_path / "a.pt")
+  arrays, kind, _ = foreign.read(tmp_path / "a.pt")
   assert kind == "torch" and "optimizer/step" in arrays
   chosen = foreign.select(arrays)
   assert set(chosen) == set(thin)
@@ -147,11 +151,249 @@ def test_pytorch_files(thin, tmp_path, refused):
   assert not (tmp_path / "ran").exists()
 
 
-def test_a_pytorch_file_without_torch(tmp_path, refused, monkeypatch):
-  monkeypatch.setitem(__import__("sys").modules, "torch", None)
-  (tmp_path / "a.pkl").write_bytes(pickle.dumps({"x": 1}))
-  line = refused("--list", "--source", tmp_path / "a.pkl")
-  assert "needs torch" in line and "pip install" in line
+@pytest.fixture(scope="module")
+def rosinality():
+  """StyleGAN2's g_ema, original key -> array, and its latent_avg."""
+  recorded = fixture_files.arrays("stylegan2_32_rosinality.npz")
+  return fixture_files.state(recorded), recorded["extra/latent_avg"]
+
+
+def convert(source, arch="stylegan2", *words):
+  """Converts a file; returns the result's arrays."""
+  out = source.with_name(source.name + ".made")
+  words = ["--arch", arch, "--source", str(source), "--out", str(out), *words]
+  convert_weights.main([*words, "--overwrite"])
+  return safetensors.numpy.load_file(out)
+
+
+def moved(state):
+  """Another network of the same kind; the filter of all is the same."""
+  return {k: x if "kernel" in k else x + 1 for k, x in state.items()}
+
+
+def same(one, other):
+  assert set(one) == set(other)
+  for name, array in one.items():
+    np.testing.assert_array_equal(array, other[name], strict=True)
+
+
+def test_a_training_checkpoint_needs_neither_torch_nor_its_classes(
+  rosinality, tmp_path, monkeypatch, capsys
+):
+  """Rosinality's: g, d, g_ema and optimizers beside an argparse.Namespace."""
+  monkeypatch.setitem(sys.modules, "torch", None)
+  g_ema, average = rosinality
+  adam = {"state": {0: {"step": 7, "exp_avg": average}}, "param_groups": [{}]}
+  tree = {
+    "g": moved(g_ema),
+    "d": {"convs.0.weight": average},
+    "g_ema": g_ema,
+    "g_optim": adam,
+    "args": torch_files.Instance(
+      "argparse.Namespace", {"size": 32, "path": "/data", "betas": (0.0, 0.99)}
+    ),
+    "ada_aug_p": 0.1,
+    "latent_avg": average,
+  }
+  np.savez(tmp_path / "plain.npz", **g_ema, latent_avg=average)
+  plain = convert(tmp_path / "plain.npz")
+  for write in (torch_files.write, torch_files.write_old):
+    capsys.readouterr()
+    same(convert(write(tmp_path / "a.pt", tree)), plain)
+    said = capsys.readouterr().out
+    assert "left out     args (an object of argparse.Namespace)" in said
+
+
+def test_torch_reads_what_is_written_here_and_the_reverse(tmp_path):
+  torch = pytest.importorskip("torch")
+  base = torch.arange(60, dtype=torch.float32).reshape(3, 4, 5) / 7
+  state = torch.nn.BatchNorm2d(3).state_dict()
+  tree = {
+    "state": state,
+    "views": [base[1:, ::2].transpose(0, 2), base[0], base.expand(2, 3, 4, 5)],
+    "parameter": torch.nn.Parameter(base),
+    "half": base.half(),
+    "brain": base.bfloat16(),
+    "empty": base[:0],
+    "flag": torch.tensor([True, False]),
+    "scalar": torch.tensor(3),
+    "long": torch.tensor([-(2**40)]),
+    "optimizer": torch.optim.Adam([torch.nn.Parameter(base)]).state_dict(),
+  }
+  for how in ({}, {"_use_new_zipfile_serialization": False}):
+    torch.save(tree, tmp_path / "a.pt", **how)
+    arrays, kind, left_out = foreign.read(tmp_path / "a.pt")
+    assert kind == "torch" and not left_out
+    for key, want in {
+      **{f"state/{name}": x for name, x in state.items()},
+      **{f"views/{i}": x for i, x in enumerate(tree["views"])},
+      **{k: x for k, x in tree.items() if isinstance(x, torch.Tensor)},
+      "brain": base.bfloat16().float(),
+    }.items():
+      want = want.detach().numpy()
+      np.testing.assert_array_equal(arrays[key], want, strict=True)
+  arrays = {"a": np.ones((2, 3), np.float32), "b": np.arange(4)}
+  for write in (torch_files.write, torch_files.write_old):
+    got = torch.load(write(tmp_path / "b.pt", arrays), weights_only=True)
+    for key, want in arrays.items():
+      np.testing.assert_array_equal(got[key].numpy(), want, strict=True)
+
+
+@pytest.mark.parametrize(
+  "kind", ["complex", "sparse", "quantized", "nested", "meta", "float8"]
+)
+def test_tensors_that_are_no_arrays_of_numbers_are_named(
+  tmp_path, kind, refused
+):
+  torch = pytest.importorskip("torch")
+  strange = {
+    "complex": lambda x: x.to(torch.complex64),
+    "sparse": lambda x: x.to_sparse(),
+    "quantized": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+    "nested": lambda x: torch.nested.nested_tensor([x, x[:1]]),
+    "meta": lambda x: x.to("meta"),
+    "float8": lambda x: x.to(torch.float8_e4m3fn),
+  }
+  with warnings.catch_warnings():  # PyTorch's own
+    warnings.simplefilter("ignore")
+    tensors = {
+      "main.0.weight": strange[kind](torch.ones(2, 3)),
+      "a": torch.ones(1),
+    }
+  torch.save(tensors, tmp_path / "a.pt")
+  arrays, _, left_out = foreign.read(tmp_path / "a.pt")
+  assert set(arrays) == {"a"} and "tensor" in left_out["main.0.weight"]
+  words = ("--arch", "dcgan", "--source", tmp_path / "a.pt", "--out", "o")
+  line = refused(*words)
+  assert "left out of the file: main.0.weight (a tensor" in line
+
+
+def test_the_command_that_a_refusal_gives_extracts_the_tensors(
+  thin, tmp_path, refused
+):
+  """A whole module, pickled: code that only its owner may run."""
+  torch = pytest.importorskip("torch")
+  module = torch.nn.Linear(2, 3)
+  torch.save({"g_ema": module}, tmp_path / "a b.pt")
+  words = ("--arch", "biggan_deep", "--source", tmp_path / "a b.pt")
+  line = refused(*words, "--out", tmp_path / "o")
+  assert "g_ema (an object of torch.nn.modules.linear.Linear)" in line
+  command = line[line.index("python -c") : line.index(" (docs/")]
+  command = command.replace("python", shlex.quote(sys.executable), 1)
+  subprocess.run(command, shell=True, check=True)
+  with np.load(tmp_path / "a b.pt.npz") as file:
+    for name, tensor in module.state_dict().items():
+      np.testing.assert_array_equal(file[name], tensor.numpy())
+
+
+# fixture, architecture, converter's words
+FAMILIES = [
+  ("biggan_deep_128_ch4.npz", "biggan_deep", ()),
+  ("bigbigan_ch8.npz", "bigbigan", ()),
+  ("dcgan_32.npz", "dcgan", ()),
+  ("stylegan2_32_nvidia.npz", "stylegan2", ()),
+  ("stylegan2_32_rosinality.npz", "stylegan2", ()),
+]
+
+
+@pytest.mark.parametrize("name, arch, words", FAMILIES)
+def test_every_family_is_found_where_trainers_keep_it(
+  tmp_path, name, arch, words
+):
+  state = fixture_files.state(fixture_files.arrays(name))
+  state = {key.removeprefix("netG_state_dict/"): x for key, x in state.items()}
+  np.savez(tmp_path / "plain.npz", **state)
+  plain = convert(tmp_path / "plain.npz", arch, *words)
+  other = {"opt/step": np.zeros(1), "state_dict/discriminator.a": np.ones(2)}
+  for prefix, more in (
+    ("module.", {}),
+    ("_orig_mod.", {}),
+    ("module._orig_mod.", {}),
+    ("_orig_mod.module.", {}),
+    ("g_ema/module.", other),
+    ("state_dict/generator.", other),
+    ("state_dict/decoder.", other | {"state_dict/encoder.a": np.ones(1)}),
+    ("state_dict/g_ema.", {f"state_dict/g.{k}": x for k, x in state.items()}),
+    ("model/netG._orig_mod.", other),
+  ):
+    wrapped = {prefix + key: x for key, x in state.items()} | more
+    safetensors.numpy.save_file(wrapped, tmp_path / "a.safetensors")
+    same(convert(tmp_path / "a.safetensors", arch, *words), plain)
+
+
+def test_several_networks_that_fit_are_named(rosinality, tmp_path, refused):
+  state, average = rosinality
+  one = {f"state_dict/generator.{key}": x for key, x in state.items()}
+  two = moved(state)
+  two = {f"state_dict/generator_b.{key}": x for key, x in two.items()}
+  source = tmp_path / "a.npz"
+  np.savez(source, **one, **two, latent_avg=average)
+  words = ("--arch", "stylegan2", "--source", source, "--out", tmp_path / "o")
+  line = refused(*words)
+  assert "2 dictionaries of the file fit" in line
+  for name in ("state_dict/generator", "state_dict/generator_b"):
+    assert f"--subtree {name}" in line
+  made = convert(source, "stylegan2", "--subtree", "state_dict/generator_b")
+  assert "params/mapping/w_avg" not in made  # of the dictionary alone
+  # One that does not fit is told of, with where else was looked.
+  np.savez(source, **dict(list(one.items())[1:]), **{"state_dict/d.a": average})
+  line = refused(*words)
+  assert "not a StyleGAN2" in line and "state_dict/generator" in line
+
+
+def test_psp_keeps_an_average_for_every_layer(rosinality, tmp_path):
+  state, average = rosinality
+  np.savez(tmp_path / "plain.npz", **state, latent_avg=average)
+  tree = {
+    "state_dict": {f"decoder.{key}": x for key, x in state.items()}
+    | {"encoder.input_layer.0.weight": np.ones((2, 2), np.float32)},
+    "latent_avg": np.tile(average, (8, 1)),
+    "opts": {"device": "cuda:0"},
+  }
+  source = torch_files.write(tmp_path / "psp.pt", tree)
+  same(convert(source), convert(tmp_path / "plain.npz"))
+
+
+def test_noise_that_a_file_lacks_is_drawn_from_a_stated_seed(
+  rosinality, tmp_path, refused
+):
+  state, average = rosinality
+  source, out = tmp_path / "old.npz", tmp_path / "old.npz.made"
+  state = {k: x for k, x in state.items() if not k.startswith("noises.")}
+  np.savez(source, **state, latent_avg=average)
+  made = convert(source)
+  digest = weights.sha256(out)
+  assert weights.read_metadata(out)["source"]["options"]["noise_seed"] == 0
+  maps = {name: x for name, x in made.items() if name.endswith("noise_const")}
+  assert len(maps) == 7 and all(x.std() > 0.6 for x in maps.values())
+  convert(source)
+  assert weights.sha256(out) == digest
+  other = convert(source, "stylegan2", "--set", "noise_seed=1")
+  changed = {name for name, x in made.items() if (x != other[name]).any()}
+  assert changed == set(maps)
+  # Some of the maps are no older file: it is damaged.
+  np.savez(source, **state, **{"noises.noise_0": np.ones((1, 1, 4, 4))})
+  words = ("--arch", "stylegan2", "--source", source, "--out", tmp_path / "o")
+  assert "missing noises.noise_1" in refused(*words)
+
+
+def test_an_array_of_objects_is_left_out_or_missed(
+  thin, tmp_path, refused, capsys
+):
+  source = tmp_path / "a.npz"
+  np.savez(source, **thin)
+  plain = convert(source, "biggan_deep")
+  np.savez(source, **thin, config=np.array([{"a": 1}, None], object))
+  capsys.readouterr()
+  same(convert(source, "biggan_deep"), plain)
+  assert "left out     config (an array of objects" in capsys.readouterr().out
+  strange = np.array([{"a": 1}], object)
+  np.savez(
+    source, **{k: x for k, x in thin.items() if k != NAME}, **{NAME: strange}
+  )
+  words = ("--arch", "biggan_deep", "--source", source, "--out", tmp_path / "o")
+  line = refused(*words)
+  assert f"missing {NAME}" in line and f"left out of the file: {NAME}" in line
 
 
 def test_a_tensorflow_folder(tmp_path, refused, capsys):
