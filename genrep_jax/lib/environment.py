@@ -23,6 +23,10 @@ _PINNED = {
   "jax_transfer_guard_device_to_host": None,
   "jax_transfer_guard_device_to_device": None,
 }
+_REFUSED = {  # when they are on
+  "jax_disable_jit": "a step is one compiled program",
+  "jax_enable_x64": "runs count in float32",
+}
 _CACHE_ERROR = "Error (reading|writing) persistent compilation cache entry"
 _CACHE_FREE_BYTES = 2**25  # a program of the examples takes 1 to 8 MB
 
@@ -33,16 +37,25 @@ def pin() -> None:
   Raises:
     UsageError: a flag under which there can be no run.
   """
-  if jax.config.jax_disable_jit:
-    options.refuse(
-      "jax_disable_jit", True, "False: a step is one compiled program"
-    )
+  for flag, why in _REFUSED.items():
+    if jax.config.values[flag]:
+      options.refuse(flag, True, f"False: {why}")
   for flag, needed in _PINNED.items():
     given = jax.config.values[flag]
     given = getattr(given, "value", given)  # of an enum
     if given not in (needed, "allow"):
       jax.config.update(flag, needed if needed is not None else "allow")
       _note(f"{flag}: given {given!r}; runs use {needed or 'allow'!r}")
+
+
+def prepare() -> None:
+  """Checks at the door of a tool what `devices.start` checks for a run.
+
+  Raises:
+    UsageError: see `pin` and `make_mesh`.
+  """
+  pin()
+  make_mesh()
 
 
 def make_mesh():

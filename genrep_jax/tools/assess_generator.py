@@ -85,8 +85,9 @@ def assess(flags) -> dict:
 
   from genrep_jax import data as data_lib
   from genrep_jax.evaluations import _classifier, _precision_recall, fid
-  from genrep_jax.lib import frozen, versions, weights
+  from genrep_jax.lib import environment, frozen, versions, weights
 
+  environment.prepare()
   made = frozen.from_file(flags.weights)
   generator, variables = made.generator, made.variables
   folder = {"data_dir": flags.data_dir} if flags.data_dir else {}

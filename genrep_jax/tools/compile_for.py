@@ -306,9 +306,10 @@ def main(argv) -> int:
   os.environ["JAX_PLATFORMS"] = "cpu"  # or JAX would look for a TPU here
   import jax
 
-  from genrep_jax.lib import configs, mesh as mesh_lib
+  from genrep_jax.lib import configs, environment, mesh as mesh_lib
   from genrep_jax.run import Run
 
+  environment.pin()
   # The persistent cache does not serve these compilations.
   jax.config.update("jax_enable_compilation_cache", False)
   config = configs.load(flags.config, overrides)

@@ -130,8 +130,9 @@ def _list(flags) -> int:
 def _convert(flags) -> int:
   import jax
 
-  from genrep_jax.lib import foreign, trees, weights
+  from genrep_jax.lib import environment, foreign, trees, weights
 
+  environment.prepare()
   room, name, converter = resolve(flags.arch)
   options = _options(flags, converter)
   out = _cli.output(flags.out, flags.overwrite)

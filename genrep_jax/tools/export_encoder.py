@@ -45,8 +45,9 @@ def main(argv) -> int:
   _cli.check_writable(out.absolute().parent)
   if flags.plugin:
     plugins.resolve("encoders", flags.plugin, "--plugin")
-  from genrep_jax.lib import export
+  from genrep_jax.lib import environment, export
 
+  environment.prepare()
   encoder = export.load_encoder(
     flags.weights, sha256=flags.sha256, precision="float32"
   )

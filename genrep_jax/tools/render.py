@@ -107,8 +107,9 @@ def _make(flags):
   import jax
   import jax.numpy as jnp
 
-  from genrep_jax.lib import frozen, rng
+  from genrep_jax.lib import environment, frozen, rng
 
+  environment.prepare()
   # TPUs and GPUs round the factors of float32 products unless told not to.
   jax.config.update("jax_default_matmul_precision", "highest")
   name = flags.generator or frozen.made_with(flags.weights, "generators").get(
