@@ -241,6 +241,19 @@ def test_variables_of_jax_that_are_wrong(variables, said, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+  "variables", [{"JAX_PLATFORMS": "cuda"}, {"JAX_ENABLE_X64": "1"}]
+)
+def test_tools_refuse_them_too(variables, tmp_path):
+  out = tmp_path / "a.png"
+  words = ["--generator", "small", "--num", "1", "--out", str(out)]
+  done = support.run("genrep_jax.tools.render", *words, **variables)
+  assert done.returncode == errors.EXIT_USAGE
+  (line,) = done.stderr.splitlines()
+  assert next(iter(variables)) in line.upper() and "; allowed: " in line
+  assert not out.exists()
+
+
 HARMLESS = {
   "JAX_DEFAULT_PRNG_IMPL": "rbg",
   "JAX_THREEFRY_PARTITIONABLE": "0",
