@@ -7,7 +7,9 @@ from clu import parameter_overview
 
 from genrep_jax import train as train_lib
 from genrep_jax.lib import (
+  checkpoint,
   clock as clock_lib,
+  configs,
   contracts,
   devices,
   errors,
@@ -16,6 +18,8 @@ from genrep_jax.lib import (
   files,
   frozen,
   hlo,
+  lock,
+  processes,
   report,
   results as results_lib,
   versions,
@@ -36,17 +40,19 @@ def train(config, workdir, clock) -> int:
   Returns:
     The exit code.
   """
-  run = _open(config, workdir, clock)
-  recorded = results_lib.recorded(config.report.recorded)  # fail now
-  _ = run.evaluations
-  _banner(run)
-  metadata = _metadata(run)
-  ran = train_lib.train(run, workdir, metadata, clock)
-  with clock.pause("baselines"):
-    ran["results"] |= run.program.measure(ran["state"], ran["frozen"])
-    rows = [results_lib.row(config.title, [ran["results"]], [config.seed])]
-    rows = [*_baselines(run), *rows]
-  _finish(run, workdir, metadata, ran, rows, recorded, clock)
+  mesh = devices.start(config, workdir)
+  with processes.first_holds(workdir):
+    run = _open(config, mesh, workdir, clock)
+    recorded = results_lib.recorded(config.report.recorded)  # fail now
+    _ = run.evaluations
+    _banner(run)
+    metadata = _metadata(run)
+    ran = train_lib.train(run, workdir, metadata, clock)
+    with clock.pause("baselines"):
+      ran["results"] |= run.program.measure(ran["state"], ran["frozen"])
+      rows = [results_lib.row(config.title, [ran["results"]], [config.seed])]
+      rows = [*_baselines(run), *rows]
+    _finish(run, workdir, metadata, ran, rows, recorded, clock)
   return errors.EXIT_OK
 
 
@@ -55,14 +61,16 @@ def evaluate(config, workdir, clock) -> int:
 
   With `encoder.weights`, that file's encoder instead.
   """
-  run = _open(config, workdir, clock)
+  run = _open(config, devices.start(config, workdir), workdir, clock)
   evaluations = run.evaluations
   _banner(run)
   if config.encoder.get("weights"):
     say(f"encoder         {config.encoder.weights}")
     variables, measured = _encoder_weights(run), {}
   else:
-    store, state, _ = train_lib.restore(run, workdir, _metadata(run))
+    store, state, _ = train_lib.restore(
+      run, workdir, _metadata(run), read_only=True
+    )
     store.close()
     if state is None:
       raise errors.UsageError(
@@ -81,7 +89,7 @@ def evaluate(config, workdir, clock) -> int:
 
 def compile_only(config, workdir, clock) -> int:
   """Compiles the step for these devices and prints what it costs."""
-  run = _open(config, workdir, clock)
+  run = _open(config, devices.start(config, workdir), workdir, clock)
   _banner(run)
   state, given = execution.abstract(run.program)
   jitted = execution.jit(run.program, config.steps_per_call)
@@ -92,11 +100,33 @@ def compile_only(config, workdir, clock) -> int:
 JOBS = {"train": train, "evaluate": evaluate, "compile_only": compile_only}
 
 
-def _open(config, workdir, clock: clock_lib.Clock) -> Run:
-  """Starts the devices and makes the program."""
-  run = Run(config, devices.start(config, workdir))
+def _open(config, mesh, workdir, clock: clock_lib.Clock) -> Run:
+  """Compares the processes of the run, then makes the program."""
+  processes.compare(
+    lambda: _facts(config, workdir), config.distributed.start_seconds
+  )
+  run = Run(config, mesh)
   clock.plan(run.program.total_steps, run.program.images_per_step)
   return run
+
+
+def _facts(config, workdir) -> dict:
+  """What all processes of a run must have alike, by names that users know."""
+  facts = {
+    leaf.key: leaf.value
+    for leaf in configs.leaves(config)
+    if not leaf.key.startswith("distributed.")
+  }
+  facts |= {f"version of {k}": v for k, v in versions.packages().items()}
+  facts["version of the source"] = versions.git_commit()
+  if workdir and config.job == "train":
+    facts["workdir's " + lock.NAME] = lock.read(workdir).get("token")
+  if workdir:
+    store = checkpoint.Checkpoints(
+      train_lib.checkpoints_of(workdir), keep=1, metadata={}, read_only=True
+    )
+    facts["workdir's checkpoints"] = store.all_steps()
+  return facts
 
 
 def _banner(run):

@@ -25,7 +25,7 @@ def main(argv) -> int:
   )
   flags, overrides = _cli.parse(arguments, argv)
   # Imported here, so that --help and a misspelt flag answer at once.
-  from genrep_jax.lib import clock as clock_lib, configs
+  from genrep_jax.lib import clock as clock_lib, configs, files
 
   clock = clock_lib.Clock()
   config = configs.load(flags.config, overrides)
@@ -34,13 +34,14 @@ def main(argv) -> int:
     return errors.EXIT_OK
   if not flags.workdir and config.job != "compile_only":
     raise errors.UsageError(f"--workdir: job {config.job!r} needs a folder")
+  workdir = flags.workdir and files.folder(flags.workdir)
   if config.job == "study":
     from genrep_jax.lib import study
 
-    return study.run(flags.config, overrides, config, flags.workdir)
+    return study.run(flags.config, overrides, config, workdir)
   from genrep_jax import jobs
 
-  return jobs.JOBS[config.job](config, flags.workdir, clock)
+  return jobs.JOBS[config.job](config, workdir, clock)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ Its order is a contract; do not change it without a reason as good as these:
   3. step          nothing moves between host and device (transfer guard)
   4. log           the only regular wait for the device; a NaN is found here
   5. save          after the finite check: a bad state never replaces a good one
-  6. evaluate      after the save: a crash in it loses nothing; a run that was
-                   killed between the two evaluates when it is resumed
-  7. preempt       last, when state, log and checkpoint agree on the step
+  6. evaluate      after the save, which is then finished: neither a crash nor a
+                   signal loses anything; a run that was killed between the two
+                   evaluates when it is resumed
+  7. preempt       last, when state, log and checkpoint agree on the step, in
+                   all processes on the same
 """
 
-import contextlib
 import pathlib
-import signal
 
 import jax
 import numpy as np
@@ -27,6 +27,8 @@ from genrep_jax.lib import (
   options,
   pictures,
   plugins,
+  processes,
+  stopping,
   versions,
   writers,
 )
@@ -93,13 +95,14 @@ def evaluate(run, evaluations, variables, *, step=None, last=True) -> dict:
   return results
 
 
-def restore(run, workdir, metadata):
+def restore(run, workdir, metadata, *, read_only=False):
   """Opens a run's checkpoints and restores the newest sound one.
 
   Args:
     run: the Run; its devices may be others than the checkpoint's.
     workdir: folder of the run.
     metadata: what this run would write beside its checkpoints.
+    read_only: leave the folder as it is; another run may write to it.
 
   Returns:
     (Checkpoints, state or None, what was measured since the last line of the
@@ -108,9 +111,12 @@ def restore(run, workdir, metadata):
   Raises:
     UsageError: the folder holds another experiment, or only damaged states.
   """
-  folder = pathlib.Path(workdir).resolve() / "checkpoints"
-  keep = run.config.checkpoint.keep
-  store = checkpoint.Checkpoints(folder, keep=keep, metadata=metadata)
+  store = checkpoint.Checkpoints(
+    checkpoints_of(workdir),
+    keep=run.config.checkpoint.keep,
+    metadata=metadata,
+    read_only=read_only,
+  )
   earlier = store.latest_metadata()
   if earlier is not None:
     keys = checkpoint.differing_keys(
@@ -122,7 +128,6 @@ def restore(run, workdir, metadata):
       },
     )
     if keys:
-      store.close()
       wrote = earlier.get("versions", {}).get("genrep_jax")
       other = ""
       if wrote != versions.versions()["genrep_jax"]:
@@ -139,36 +144,9 @@ def restore(run, workdir, metadata):
   return store, state, earlier.get("measured", {})
 
 
-class StopSignal:
-  """Turns SIGTERM and the first Ctrl-C into a request to save and stop."""
-
-  def __init__(self):
-    self._asked = False
-    self._old = {}
-
-  def __enter__(self):
-    for number in (signal.SIGTERM, signal.SIGINT):
-      with contextlib.suppress(ValueError):  # not the main thread
-        self._old[number] = signal.signal(number, self._ask)
-    return self
-
-  def __exit__(self, *_):
-    for number, handler in self._old.items():
-      signal.signal(number, handler)
-    self._old = {}
-
-  def _ask(self, number, frame):
-    del frame
-    self._asked = True
-    signal.signal(number, self._old.get(number, signal.SIG_DFL))
-
-  def requested(self, step: int) -> bool:
-    """Whether all processes stop after `step`; called by all at every step."""
-    if jax.process_count() == 1:
-      return self._asked
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.reached_preemption_sync_point(step)
+def checkpoints_of(workdir) -> pathlib.Path:
+  """Returns where a run's checkpoints lie."""
+  return pathlib.Path(workdir).resolve() / "checkpoints"
 
 
 def train(run, workdir, metadata, clock) -> dict:
@@ -188,7 +166,7 @@ def train(run, workdir, metadata, clock) -> dict:
     UsageError: workdir of another experiment, or a plug-in that breaks its
       contract.
     Diverged: a loss or gradient was not finite; names the step.
-    Preempted: stopped by a signal, state saved.
+    Preempted: stopped by a signal or `stop_at_step`, state saved.
   """
   config, program, mesh = run.config, run.program, run.mesh
   evaluations = run.evaluations
@@ -233,7 +211,13 @@ def train(run, workdir, metadata, clock) -> dict:
     )
 
   def evaluate_now():
-    with clock.pause("evaluate"), jax.transfer_guard("allow"):
+    with clock.pause("checkpoint"):
+      store.wait()
+    with (
+      stopping.saved(),
+      clock.pause("evaluate"),
+      jax.transfer_guard("allow"),
+    ):
       return evaluate(
         run,
         evaluations,
@@ -261,13 +245,14 @@ def train(run, workdir, metadata, clock) -> dict:
   # Several CPU devices share one pool of threads, which the collectives of two
   # steps in flight can use up: both then wait for ever.
   one_at_a_time = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+  stop_together = processes.StopTogether(mesh, ahead=not one_at_a_time)
   clock.start(step)
   try:
     if step and evaluation_due():  # of the restored state
       results = evaluate_now()
       if not writer.resumed_with.issuperset(results):
         log_evaluation()  # the run was killed between its save and this
-    with StopSignal() as stop, jax.transfer_guard("disallow"):
+    with stopping.deferred(), jax.transfer_guard("disallow"):
       while step < total:
         # 3. Step.
         state, new = train_step(state, frozen)
@@ -285,7 +270,7 @@ def train(run, workdir, metadata, clock) -> dict:
           writer.write_scalars(step, _with_rate(scalars, rate))
           say(clock.line(step, _headline(scalars), rate))
         # 5. Save.
-        if last or due(config.checkpoint.every_steps):
+        if last or due(config.checkpoint.every_steps) or evaluation_due():
           if measured is not None:
             fetch()
           with clock.pause("checkpoint"):
@@ -295,17 +280,17 @@ def train(run, workdir, metadata, clock) -> dict:
           results = evaluate_now()
           log_evaluation()
         # 7. Preempt.
-        if not last and (stop.requested(step) or step == config.stop_at_step):
+        if not last and (stop_together() or step == config.stop_at_step):
           store.save(step, state, measured=metrics.pack(measured))
           store.wait()
           raise errors.Preempted(
             f"state of step {step} is saved in {workdir}; run the same "
             "command again to go on"
           )
+      store.wait()
     if program.preview_at_end:
       with jax.transfer_guard("allow"):
         save_previews(writer, workdir, program, state, frozen)
-    store.wait()
   finally:
     store.close()
     writer.close()

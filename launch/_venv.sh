@@ -43,6 +43,17 @@ _find_python() {
     "install python3-venv); GENREP_PYTHON=/path/to/python3.12 names one"
 }
 
+# Runs a command that ends with this shell, should a signal end that.
+_passing_signals() {
+  local child code=0
+  "$@" &
+  child=$!
+  trap 'kill -TERM $child 2>/dev/null; wait $child; exit 75' TERM INT HUP
+  wait $child || code=$?
+  trap - TERM INT HUP
+  return $code
+}
+
 # ensure_venv [EXTRA]: makes .venv and installs the package with an extra, or
 # does nothing when that was done from these same files: a stamp holds their
 # checksum and is written last, so that an interrupted install is done again.
@@ -56,24 +67,10 @@ ensure_venv() {
   if ! _python_fits "$PY"; then
     python="$(_find_python)" || exit 2
     echo "making .venv with $python"
-    "$python" -m venv --clear "$VENV" || die "cannot make $VENV"
+    _passing_signals "$python" -m venv --clear "$VENV" || die "cannot make $VENV"
   fi
   echo "installing genrep_jax${extra:+[$extra]} into .venv (a minute or two)"
-  "$PY" -m pip install --quiet --disable-pip-version-check \
+  _passing_signals "$PY" -m pip install --quiet --disable-pip-version-check \
     --editable "$REPO${extra:+[$extra]}" || die "the installation failed"
   echo "$want" >"$stamp"
-}
-
-# workdir_of DEFAULT ARGS...: prints the --workdir among ARGS, or DEFAULT.
-workdir_of() {
-  local found="$1"
-  shift
-  while [ $# -gt 0 ]; do
-    case "$1" in
-      --workdir=*) found="${1#--workdir=}" ;;
-      --workdir) found="${2:-$found}" ;;
-    esac
-    shift
-  done
-  echo "$found"
 }

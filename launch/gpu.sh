@@ -28,5 +28,5 @@ case " $*" in
   *" --workdir"*) ;;
   *) set -- --workdir runs/quickstart_gpu "$@" ;;
 esac
-"$PY" -m genrep_jax.main "$@"
-echo "report: $(workdir_of '' "$@")/report.html"
+# In place of this shell, so that signals reach it.
+exec "$PY" -m genrep_jax.main "$@"

@@ -14,6 +14,6 @@ case "${1:-}" in -h | --help) usage "$0" && exit ;; esac
 
 ensure_venv
 cd "$REPO"
-"$PY" -m genrep_jax.main --config configs/quickstart.py \
+# In place of this shell, so that signals reach it.
+exec "$PY" -m genrep_jax.main --config configs/quickstart.py \
   --workdir runs/quickstart "$@"
-echo "report: $(workdir_of runs/quickstart "$@")/report.html"

@@ -137,10 +137,8 @@ def test_local_installs_once_and_runs_the_quick_start(clone):
     "-m genrep_jax.main --config configs/quickstart.py --workdir "
     "runs/quickstart --config.seed=3 --workdir runs/x\n" in log
   )
-  assert done.stdout.endswith("report: runs/x/report.html\n")
   done, words, _ = clone(script)
   assert words == ["-m genrep_jax.main"]
-  assert done.stdout == "report: runs/quickstart/report.html\n"
 
 
 def test_a_changed_list_or_another_extra_installs_again(clone):
@@ -169,7 +167,6 @@ def test_the_exit_code_of_the_run_is_passed_on(clone):
   local = str(clone.folder / "launch/local.sh")
   done, _, _ = clone(local, FAKE_MAIN_CODE="75")
   assert done.returncode == 75
-  assert "report" not in done.stdout
 
 
 def test_no_python_is_one_line(clone, tmp_path):

@@ -15,8 +15,9 @@ import contextlib
 import logging
 import os
 import pathlib
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -71,6 +72,13 @@ def _not_damage(error: Exception) -> bool:
   ) or ("RESOURCE_EXHAUSTED" in str(error))
 
 
+def _check_files(folder: pathlib.Path) -> None:
+  """Raises _Damaged for what Orbax would wait for ever to read."""
+  for path in folder.rglob("*"):
+    if not (path.is_dir() or path.is_file()):
+      raise _Damaged(f"{path.relative_to(folder)} is no regular file")
+
+
 def _everyone(flag: bool) -> bool:
   """True if `flag` holds in every process."""
   if jax.process_count() == 1:
@@ -91,6 +99,7 @@ class Checkpoints:
     *,
     keep: int,
     metadata: Mapping[str, Any],
+    read_only: bool = False,
   ):
     """Names the directory.
 
@@ -100,6 +109,8 @@ class Checkpoints:
       keep: number of checkpoints to keep, >= 1.
       metadata: what to remember beside the arrays; plain values that JSON can
         hold ("config", "seed", "versions", ...).
+      read_only: move nothing, not even what is damaged: another run may write
+        here and remove what has just been listed.
 
     Raises:
       UsageError: keep < 1.
@@ -109,6 +120,7 @@ class Checkpoints:
     self._directory = pathlib.Path(directory).absolute()
     self._keep = keep
     self._metadata = metadata_lib.plain(dict(metadata))
+    self._read_only = read_only
     self._manager_or_none = None
     self._failed = False
 
@@ -220,7 +232,7 @@ class Checkpoints:
     """
     target = jax.tree.map(_with_sharding, abstract_state)
     self.wait()
-    for step in reversed(self.all_steps()):
+    for step in self._newest_first():
       reason = None
       restored = None
       with jax.transfer_guard("allow"):
@@ -238,6 +250,7 @@ class Checkpoints:
           return state, step, metadata
       self._set_aside(step, reason or "another process cannot read it")
     damaged = self._damaged_directories()
+    damaged += [self._directory / str(step) for step in self.all_steps()]
     if damaged:
       raise errors.UsageError(
         f"no sound checkpoint left in {self._directory}; damaged ones: "
@@ -281,6 +294,7 @@ class Checkpoints:
       return reader.restore(self._directory / str(step) / item, args=args)
 
   def _read_metadata(self, step: int) -> dict[str, Any]:
+    _check_files(self._directory / str(step))
     metadata = self._read(
       step, _METADATA, ocp.JsonCheckpointHandler, ocp.args.JsonRestore()
     )
@@ -290,6 +304,9 @@ class Checkpoints:
       raise _Damaged("the metadata differs from its sha256")
     if metadata.get("step") != step:
       raise _Damaged(f"the metadata is that of step {metadata.get('step')}")
+    for key in {"digests", "config"} & {"digests", *self._metadata}:
+      if not isinstance(metadata.get(key), dict):
+        raise _Damaged(f"the metadata has no {key!r}")
     return metadata
 
   def _check_tree(self, step: int, metadata: Mapping[str, Any], target) -> None:
@@ -329,6 +346,11 @@ class Checkpoints:
     return f"leaf {names[0]}{more} differs from its digest"
 
   def _set_aside(self, step: int, reason: str) -> None:
+    if self._read_only:
+      # One that is gone has made room for a newer one.
+      if jax.process_index() == 0 and step in self.all_steps():
+        self._tell_damage(step, reason, "left where it is")
+      return
     source = self._directory / str(step)
     target = self._directory / f"damaged-{step}"
     number = 1
@@ -344,15 +366,19 @@ class Checkpoints:
         source.rename(target)
       except OSError as error:
         moved = f"not moved ({_one_line(error)})"
-      print(
-        f"checkpoint step {step} in {self._directory} is damaged: {reason}; "
-        f"{moved}; trying the next older one",
-        file=sys.stderr,
-        flush=True,
-      )
+      self._tell_damage(step, reason, moved)
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices(f"set aside {step}: moved")
-    self._manager().reload()
+    if self._manager_or_none is not None:
+      self._manager_or_none.reload()
+
+  def _tell_damage(self, step: int, reason: str, moved: str) -> None:
+    print(
+      f"checkpoint step {step} in {self._directory} is damaged: {reason}; "
+      f"{moved}; trying the next older one",
+      file=sys.stderr,
+      flush=True,
+    )
 
   def _damaged_directories(self) -> list[pathlib.Path]:
     if not self._directory.is_dir():
@@ -366,14 +392,21 @@ class Checkpoints:
     return sorted(
       int(path.name)
       for path in self._directory.iterdir()
-      if path.name.isdigit()
+      if re.fullmatch(r"0|[1-9][0-9]{0,17}", path.name)
     )
 
   def all_steps(self) -> list[int]:
     """Lists the saved steps (also one being saved), oldest first."""
-    if self._manager_or_none is None and not self._directory.is_dir():
-      return []
-    return sorted(self._manager().all_steps())
+    if self._manager_or_none is None:  # it would make the folder
+      return self._finished_steps()
+    return sorted(self._manager_or_none.all_steps())
+
+  def _newest_first(self) -> Iterator[int]:
+    """Yields each step once, those too that are saved in the meantime."""
+    tried: set[int] = set()
+    while steps := [step for step in self.all_steps() if step not in tried]:
+      tried.add(steps[-1])
+      yield steps[-1]
 
   def latest_metadata(self) -> dict[str, Any] | None:
     """Returns the newest metadata that has its sha256, or None.
@@ -381,7 +414,7 @@ class Checkpoints:
     Reads no arrays and moves nothing: meant for refusing the working directory
     of another experiment before anything expensive or lasting happens.
     """
-    for step in reversed(self.all_steps()):
+    for step in self._newest_first():
       try:
         return self._read_metadata(step)
       except Exception as error:

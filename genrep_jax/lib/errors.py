@@ -1,6 +1,7 @@
 """Errors a user can cause, and the exit codes a scheduler can read."""
 
 EXIT_OK = 0
+EXIT_BUG = 1  # a traceback; a run of a study failed
 EXIT_USAGE = 2  # bad input: one line on stderr, nothing written
 EXIT_DIVERGED = 3  # a NaN or infinity stopped the run: do not retry
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: state saved, run the same command again

@@ -154,7 +154,9 @@ OPTIONS = {
     "wandb_project": options.text("genrep_jax", "its project"),
   },
   "checkpoint": {
-    "every_steps": options.integer(1000, "0: only at the end", **_STEPS),
+    "every_steps": options.integer(
+      1000, "besides evaluations and the end", **_STEPS
+    ),
     "keep": options.integer(2, "newest checkpoints", low=1, high=10_000),
   },
   "report": {
@@ -204,6 +206,16 @@ OPTIONS = {
     ),
     "num_processes": options.integer(0, "0: found by JAX", low=0, high=2**20),
     "process_id": options.integer(-1, "-1: found by JAX", low=-1, high=2**20),
+    "start_seconds": options.integer(
+      300, "until all processes have met", low=1, high=86_400, unit="seconds"
+    ),
+    "lost_seconds": options.integer(
+      100,
+      "until a process that says nothing counts as lost",
+      low=10,
+      high=86_400,
+      unit="seconds",
+    ),
   },
 }
 # Keys of earlier versions -> what to write instead.

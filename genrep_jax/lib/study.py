@@ -22,9 +22,11 @@ from genrep_jax.lib import (
   errors,
   figures,
   files,
+  lock,
   options,
   report,
   results,
+  stopping,
   versions,
 )
 
@@ -141,7 +143,9 @@ def run(file, overrides, config, workdir) -> int:
     Exit code: 0, or 1 if a run failed.
 
   Raises:
-    UsageError: the study does not fit together, or this machine.
+    UsageError: the study does not fit together, or this machine; or another
+      process works in its folder.
+    Preempted: stopped by a signal, and so were its runs.
   """
   check(config)
   runs = commands(config, overrides, workdir, file)
@@ -156,14 +160,19 @@ def run(file, overrides, config, workdir) -> int:
     allowed = f"an integer in 1..{len(cores)}, the cores of this machine"
     options.refuse("study.parallel", parallel, allowed)
   gather(runs)  # refuses what other rows have left in these folders
-  waiting = [one for one in runs if not done(one[2])]
-  failed = _run_all(waiting, parallel, cores)
-  lines = gather(runs)
   folder = pathlib.Path(workdir)
-  folder.mkdir(parents=True, exist_ok=True)
+  with lock.Lock(folder):
+    waiting = [one for one in runs if not done(one[2])]
+    failed = _run_all(waiting, parallel, cores)
+    return _summarize(file, overrides, config, folder, runs, failed)
+
+
+def _summarize(file, overrides, config, folder, runs, failed) -> int:
+  """Writes and prints what the finished runs have in common."""
+  lines = gather(runs)
   text = "".join(json.dumps(line) + "\n" for line in lines)
   files.write_text(folder / "runs.jsonl", text)
-  command = f"python -m genrep_jax.main --config {file} --workdir {workdir}"
+  command = f"python -m genrep_jax.main --config {file} --workdir {folder}"
   command += "".join(f" --config.{text}" for text in overrides)
   print(write(config, lines, folder, command))
   print(folder / "table.json")
@@ -186,30 +195,51 @@ def _run_all(waiting, parallel, cores):
   shares = [cores[i::parallel] for i in range(parallel)]
   running, failed = {}, []
   waiting = list(waiting)
-  while waiting or running:
-    while waiting and len(running) < parallel:
-      share = next(
-        s for s in shares if s not in [r[1] for r in running.values()]
-      )
-      name, seed, command = waiting.pop(0)
-      folder = _workdir(command)
-      folder.mkdir(parents=True, exist_ok=True)
-      print(f"running {name} seed {seed} -> {folder}", flush=True)
-      with open(folder / "log.txt", "a") as log:
-        process = subprocess.Popen(
-          command, stdout=log, stderr=subprocess.STDOUT
+
+  def stop():
+    for process, *_ in list(running.values()):
+      with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+
+  with stopping.deferred(stop):
+    while running or waiting and not stopping.requested():
+      while waiting and len(running) < parallel and not stopping.requested():
+        share = next(
+          s for s in shares if s not in [r[1] for r in running.values()]
         )
-      if hasattr(os, "sched_setaffinity"):
-        with contextlib.suppress(ProcessLookupError):  # it has ended already
-          os.sched_setaffinity(process.pid, share)
-      running[process.pid] = (process, share, name, seed)
-    pid, status = os.wait()
-    if pid in running:
-      process, _, name, seed = running.pop(pid)
-      process.returncode = os.waitstatus_to_exitcode(status)
-      if status:
-        failed.append((name, seed))
+        name, seed, command = waiting.pop(0)
+        process = _start(name, seed, command, share)
+        running[process.pid] = (process, share, name, seed)
+        if stopping.requested():  # while it was started
+          stop()
+      pid, status = os.wait()
+      if pid in running:
+        process, _, name, seed = running.pop(pid)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if status:
+          failed.append((name, seed))
+    if stopping.requested():
+      raise errors.Preempted(
+        f"{len(waiting) + len(failed)} runs of the study are left; run the "
+        "same command again to go on"
+      )
   return failed
+
+
+def _start(name, seed, command, share) -> subprocess.Popen:
+  """Starts a run that ends when this process does, however it does."""
+  folder = _workdir(command)
+  folder.mkdir(parents=True, exist_ok=True)
+  print(f"running {name} seed {seed} -> {folder}", flush=True)
+  environment = {**os.environ, stopping.PARENT: str(os.getpid())}
+  with open(folder / "log.txt", "a") as log:
+    process = subprocess.Popen(
+      command, stdout=log, stderr=subprocess.STDOUT, env=environment
+    )
+  if hasattr(os, "sched_setaffinity"):
+    with contextlib.suppress(ProcessLookupError):  # it has ended already
+      os.sched_setaffinity(process.pid, share)
+  return process
 
 
 def gather(runs) -> list[dict]:

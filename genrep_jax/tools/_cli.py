@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from genrep_jax.lib import errors, files, options
+from genrep_jax.lib import errors, files, options, stopping
 
 EPILOG = """exit codes: 0 done; 2 bad input (one line on stderr, nothing
 written); 3 the loss left the finite numbers; 75 preempted, state saved: run
@@ -128,8 +128,8 @@ def parse(arguments: argparse.ArgumentParser, argv):
     (namespace, list of "a.b=value").
 
   Raises:
-    UsageError: a flag without a value, an unknown flag, or no path where one
-      is meant.
+    UsageError: a flag without a value, an unknown flag, no path where one is
+      meant, or a current folder that is gone.
   """
   prefix, overrides, words = "--config.", [], []
   stream = iter(argv)
@@ -149,6 +149,12 @@ def parse(arguments: argparse.ArgumentParser, argv):
 
   arguments.error = fail
   flags = arguments.parse_args(words)
+  try:
+    os.getcwd()
+  except FileNotFoundError:
+    raise errors.UsageError(
+      "current folder: it was deleted; allowed: one that exists (cd)"
+    ) from None
   for name in _PATHS:
     if getattr(flags, name, None):
       setattr(flags, name, str(files.folder(getattr(flags, name), f"--{name}")))
@@ -167,30 +173,44 @@ def progress(done: int, total: int) -> None:
 
 
 def run(main) -> None:
-  """Runs `main(argv)` and ends the process with the documented exit code."""
+  """Runs `main(argv)` and ends the process with the documented exit code.
+
+  From here on, SIGTERM and Ctrl-C end it with 75 (lib/stopping).
+  """
   _open_streams()
+  stopping.install()
+  line = ""
   try:
     code = main(sys.argv[1:]) or errors.EXIT_OK
     sys.stdout.flush()
   except errors.UsageError as error:
     if "--debug" in sys.argv:
       traceback.print_exception(error.__cause__ or error)
-    _complain(f"error: {error}")
-    code = errors.EXIT_USAGE
+    code, line = errors.EXIT_USAGE, f"error: {error}"
   except errors.Diverged as error:
-    _complain(f"diverged: {error}")
-    code = errors.EXIT_DIVERGED
+    code, line = errors.EXIT_DIVERGED, f"diverged: {error}"
   except errors.Preempted as error:
-    _complain(f"preempted: {error}")
-    code = errors.EXIT_PREEMPTED
+    code, line = errors.EXIT_PREEMPTED, f"preempted: {error}"
   except BrokenPipeError:  # | head
     code = errors.EXIT_OK
   except OSError as error:  # a full disk, a folder that may not be written
     nameless = error.errno and error.filename is None
     reason = nameless and _full_stdout() or " ".join(str(error).split())
-    _complain(f"error: {reason}")
-    code = errors.EXIT_USAGE
+    code, line = errors.EXIT_USAGE, f"error: {reason}"
+  except Exception as error:
+    if stopping.abandoned():  # a collective that another process has left
+      code, line = errors.EXIT_PREEMPTED, stopping.ABANDONED
+    elif isinstance(error, ValueError) and "jax" not in sys.modules:
+      # `import jax` failed: a variable such as JAX_ENABLE_X64=perhaps.
+      code, line = errors.EXIT_USAGE, f"error: {error}"
+    else:
+      traceback.print_exc()
+      code, line = errors.EXIT_BUG, f"error: {type(error).__name__}, see above"
+  if line:
+    _complain(line)
   _drain()
+  if code not in (errors.EXIT_OK, errors.EXIT_PREEMPTED):
+    stopping.leave(code, line)
   sys.exit(code)
 
 
