@@ -228,7 +228,7 @@ def torch_trees(marker) -> dict[str, object]:
     "persistent": raw(b"X\1\0\0\0aQ"),
     "persistent text": raw(b"Pstorage\n"),
     "shared": raw(several),
-    "million": raw(b"N0" * 600_000 + b"N"),
+    "million": raw(b"N0" * 300_000 + b"N"),
     "sparse": {"a": call("torch._utils._rebuild_sparse_tensor", (1, ()))},
     "quantized": {"a": call("torch._utils._rebuild_qtensor", (ONE, 1))},
     "nested": {"a": call("torch._utils._rebuild_nested_tensor", (ONE, ONE))},

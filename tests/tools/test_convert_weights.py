@@ -306,10 +306,8 @@ def test_every_family_is_found_where_trainers_keep_it(
   plain = convert(tmp_path / "plain.npz", arch, *words)
   other = {"opt/step": np.zeros(1), "state_dict/discriminator.a": np.ones(2)}
   for prefix, more in (
-    ("module.", {}),
     ("_orig_mod.", {}),
     ("module._orig_mod.", {}),
-    ("_orig_mod.module.", {}),
     ("g_ema/module.", other),
     ("state_dict/generator.", other),
     ("state_dict/decoder.", other | {"state_dict/encoder.a": np.ones(1)}),

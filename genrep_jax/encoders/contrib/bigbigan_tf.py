@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from genrep_jax.encoders.contrib import bigbigan_variables
-from genrep_jax.lib import errors, foreign, trees
+from genrep_jax.lib import errors, files, foreign, trees
 
 _AVERAGE = "/ema_0.9999"
 _CONSTANTS = {"zeros": np.zeros, "ones": np.ones}
@@ -61,7 +61,7 @@ def read_table(path: str | os.PathLike | None) -> Table:
   if path:
     file = os.fspath(path)
     try:
-      text = pathlib.Path(path).read_text("utf-8")
+      text = files.regular(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
       reason = getattr(error, "strerror", None) or "not a text file"
       raise errors.UsageError(f"table: {file}: {reason}") from error
