@@ -422,6 +422,31 @@ def test_an_evaluation(old, new, words, plugin):
   said(error, words, name)
 
 
+@pytest.mark.parametrize(
+  "override, line",
+  [
+    ("evaluations.mine.k=6000", "evaluations.mine.k: given 6000"),
+    ("evaluations.mine.train_limit=3", "evaluations.mine.train_limit: given 3"),
+    (
+      "evaluations.probe.train_limit=3",
+      "evaluations.probe.train_limit: given 3",
+    ),
+  ],
+)
+def test_what_make_refuses_is_named_by_its_entry(override, line, tmp_path):
+  """By the entry's own label, not by that of the plug-in or its room."""
+  file = tmp_path / "experiment.py"
+  file.write_text(
+    BASE + "  c.evaluations.mine = {'name': 'knn', 'data': {'name': ''}}\n"
+    "  c.evaluations.probe = {'name': 'linear'}\n  return c"
+  )
+  run = support.open_run(configs.load(str(file), [*support.TINY, override]))
+  model = contracts.Model(encode=lambda variables, images: images, channels=1)
+  with pytest.raises(errors.UsageError) as error:
+    run.make_evaluations(model)
+  assert str(error.value).startswith(line), error.value
+
+
 def test_the_plugins_are_right_before_they_are_broken(plugin):
   """So that a case is refused for what it changes."""
   rooms = {

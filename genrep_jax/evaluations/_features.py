@@ -52,7 +52,7 @@ def load(cfg, model: contracts.Model) -> contracts.Dataset:
   Raises:
     UsageError: no such data, or images of other channels than the model's.
   """
-  path = f"evaluations.{cfg.name}.data"
+  path = "evaluations.data"
   dataset = data.load(cfg.data, path)
   given, wanted = dataset.test.images.shape[-1], model.channels
   if wanted is not None and given != wanted:
@@ -66,7 +66,7 @@ def train_size(cfg, dataset: contracts.Dataset) -> int:
   """Returns how many training images an entry with `OPTIONS` uses."""
   if 0 < cfg.train_limit < dataset.num_classes:
     options.refuse(
-      f"evaluations.{cfg.name}.train_limit",
+      "evaluations.train_limit",
       cfg.train_limit,
       f"0 or at least the {dataset.num_classes} classes of {dataset.name}",
     )
@@ -74,7 +74,7 @@ def train_size(cfg, dataset: contracts.Dataset) -> int:
   return min(size, cfg.train_limit or size)
 
 
-def evaluation(
+def of_features(
   cfg, dataset, model: contracts.Model, mesh, measure, *, headline, about
 ) -> contracts.Evaluation:
   """Makes an evaluation of frozen features.

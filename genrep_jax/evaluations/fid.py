@@ -46,7 +46,7 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     UsageError: no such data, or of other channels than the model's; when it
       runs: of another size than the generated images.
   """
-  path = f"evaluations.{cfg.name}.data"
+  path = "evaluations.data"
   dataset = _features.load(cfg, model)
   if len(dataset.test.labels) < 2:
     options.refuse(path, dataset.name, "two test images or more")
@@ -83,7 +83,7 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     with jax.transfer_guard("allow"):
       classifier, features = real()
       distance = fid(features, _classifier.predict(classifier, images)[0])
-    yield headline, distance
+    return [(headline, distance)]
 
   return contracts.Evaluation(
     run=run,

@@ -55,9 +55,9 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
   size = _features.train_size(cfg, dataset)
   if cfg.k > size:
     options.refuse(
-      f"evaluations.{cfg.name}.k", cfg.k, f"at most the {size} training images"
+      "evaluations.k", cfg.k, f"at most the {size} training images"
     )
-  return _features.evaluation(
+  return _features.of_features(
     cfg,
     dataset,
     model,

@@ -136,7 +136,8 @@ def make(room: str, entry, *args, path: str = "", **kwargs):
   complete(entry, room, path)
   module = resolve(room, entry.name, f"{path}.name")
   label = label_of(room, entry.name)
-  with guard(label, "make"):
+  at = contracts.ROOMS[room].path, path
+  with guard(label, "make", at):
     made = module.make(entry, *args, **kwargs)
   wanted = contracts.ROOMS[room].returns
   if not (isinstance(made, wanted) if wanted else made is not None):
@@ -144,10 +145,10 @@ def make(room: str, entry, *args, path: str = "", **kwargs):
     raise errors.PluginError(
       f"plug-in {label}: make returned {type(made).__name__}; allowed: {said}"
     )
-  return _guarded(made, label)
+  return _guarded(made, label, at)
 
 
-def _guarded(made, label):
+def _guarded(made, label, at):
   """Wraps the functions of what a plug-in returned, so that they are named.
 
   A function that stands for several stays one: who shares is seen by identity.
@@ -159,7 +160,7 @@ def _guarded(made, label):
 
       @functools.wraps(function)
       def named(*args, **kwargs):
-        with guard(label, name):
+        with guard(label, name, at):
           return function(*args, **kwargs)
 
       known[id(function)] = named
@@ -207,12 +208,15 @@ def label_of(room: str, name: str) -> str:
 
 
 @contextlib.contextmanager
-def guard(label: str, function: str):
+def guard(label: str, function: str, at: tuple[str, str] = ("", "")):
   """Turns an exception of a plug-in's own code into one line that names it.
 
   Args:
     label: from `label_of`.
     function: which of its functions is called, e.g. "make".
+    at: (path of the room, path of the entry): the plug-in names its options by
+      the first, "evaluations.k", and the user reads the second, as in
+      "evaluations.my_knn.k".
 
   Raises:
     PluginError: "plug-in LABEL failed in FUNCTION: ValueError: ..."; what is
@@ -220,7 +224,13 @@ def guard(label: str, function: str):
   """
   try:
     yield
-  except (errors.UsageError, errors.Diverged, errors.Preempted):
+  except errors.UsageError as error:
+    room, entry = at
+    line = str(error)
+    if not line.startswith(f"{room}.") or line.startswith(f"{entry}."):
+      raise
+    raise type(error)(entry + line.removeprefix(room)) from error
+  except (errors.Diverged, errors.Preempted):
     raise
   except (Exception, SystemExit) as error:
     reason = " ".join(str(error).split())

@@ -196,7 +196,7 @@ def test_generated_images_of_another_size_are_refused(make):
     ({"seed": -1}, "evaluations.seed: given -1"),
     (
       {"channels": 3},
-      "fid.data: given 'stripes, c = 1'; allowed: images of",
+      "evaluations.data: given 'stripes, c = 1'; allowed: images of",
     ),
   ],
 )

@@ -167,5 +167,6 @@ def test_bad_input(make, options, expected):
 
 
 def test_no_data_named():
-  with pytest.raises(errors.UsageError, match="knn.data.name: given ''"):
-    plugins.make("evaluations", {"name": "knn"}, contracts.Model(), mesh_of(1))
+  with pytest.raises(errors.UsageError, match="^e.mine.data.name: given ''"):
+    entry, model = {"name": "knn"}, contracts.Model()
+    plugins.make("evaluations", entry, model, mesh_of(1), path="e.mine")

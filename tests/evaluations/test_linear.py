@@ -89,6 +89,25 @@ def test_optimum_against_scipy(monkeypatch, l2, size):
   assert model.gradient_norm < 1e-4 and 0 < model.iterations < 300
 
 
+def test_a_fit_ends_by_the_curvature_where_it_ends(monkeypatch):
+  """More features than rows and axes: the curvature falls by orders."""
+  monkeypatch.setattr(linear, "_ALL_AXES", 10)
+  monkeypatch.setattr(linear, "_SOME_AXES", 3)
+  x, labels = make_rows(count=40, size=40)
+  model = fit(x, labels, 1e-4, tolerance=1e-3)
+  best = scipy.optimize.minimize(
+    objective,
+    np.zeros(41 * 3),
+    (x, labels, 1e-4),
+    method="L-BFGS-B",
+    jac=True,
+    options={"gtol": 1e-8, "ftol": 1e-14, "maxiter": 2000},
+  )
+  value, _ = objective(standardized(model, x), x, labels, 1e-4)
+  assert best.fun <= value <= best.fun * 1.02
+  assert model.axes == 3
+
+
 def test_rows_that_are_not_kept_have_no_influence():
   x, labels = make_rows()
   keep = np.arange(len(x)) % 3 > 0
@@ -254,6 +273,14 @@ def test_the_plug_in(make):
   assert made.headline == "linear_accuracy" and first[made.headline] == 1.0
   assert first["linear_l2"] in plugins.defaults("evaluations", "linear")["l2"]
   assert dict(made.run({})) == first  # same bits
+
+
+def test_what_was_done_beyond_the_limit_is_said(make, monkeypatch):
+  monkeypatch.setattr(linear, "_ALL_AXES", 10)
+  monkeypatch.setattr(linear, "_SOME_AXES", 3)
+  made = make(toy(21))  # 16 features, and rows that no other test compiles
+  assert dict(made.run({}))["linear_principal_axes"] == 3
+  assert "of over 10 features the first 3" in made.about
 
 
 def test_test_labels_are_not_looked_at_before_the_end(make):
