@@ -120,7 +120,8 @@ def _facts(config, workdir) -> dict:
   facts |= {f"version of {k}": v for k, v in versions.packages().items()}
   facts["version of the source"] = versions.git_commit()
   if workdir and config.job == "train":
-    facts["workdir's " + lock.NAME] = lock.read(workdir).get("token")
+    token = lock.read(workdir).get("token")
+    facts[f"workdir (one folder for all), its {lock.NAME}"] = token
   if workdir:
     store = checkpoint.Checkpoints(
       train_lib.checkpoints_of(workdir), keep=1, metadata={}, read_only=True

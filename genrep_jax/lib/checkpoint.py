@@ -39,6 +39,28 @@ logging.getLogger("absl").addFilter(
 )
 
 
+def _hush() -> None:
+  """Lets the rest of a failed read go without a page of tracebacks.
+
+  Orbax stops at the first error; the reads that were under way find their event
+  loop closed, and complain about it from their own threads, much later.
+  """
+  if getattr(sys.unraisablehook, "hushes", False):
+    return
+  before = sys.unraisablehook
+
+  def told(unraisable):
+    text = f"{unraisable.err_msg} {unraisable.exc_value} {unraisable.object!r}"
+    if "Event loop is closed" not in text and "orbax" not in text:
+      before(unraisable)
+
+  told.hushes = True
+  sys.unraisablehook = told
+  logging.getLogger("asyncio").addFilter(
+    lambda record: "Event loop is closed" not in record.getMessage()
+  )
+
+
 class _Damaged(Exception):
   """A checkpoint that cannot be trusted; the message says why."""
 
@@ -62,6 +84,7 @@ def _one_line(error: BaseException) -> str:
   text = " ".join(str(error).split()) or type(error).__name__
   if "No space left on device" in text:  # TensorStore adds a page of its own
     return "No space left on device"
+  text = text.partition(" See full TensorStore details")[0]
   return text if len(text) <= 160 else text[:157] + "..."
 
 
@@ -239,6 +262,7 @@ class Checkpoints:
         try:
           restored = self._restore(step, target)
         except Exception as error:
+          _hush()
           if _not_damage(error):
             raise
           reason = _one_line(error)

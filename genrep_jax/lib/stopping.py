@@ -26,6 +26,7 @@ from typing import NamedTuple, Protocol
 
 from genrep_jax.lib import errors
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # The process that started this one, which then follows it into its end.
 PARENT = "GENREP_JAX_PARENT"
 _LINE = "preempted: nothing is lost; run the same command again to go on"
@@ -94,17 +95,29 @@ def install() -> None:
     parent = os.environ.pop(PARENT, "")
     _state.parent = int(parent) if parent.isdecimal() else 0
     threading.Thread(target=_watch, name="stopping", daemon=True).start()
-    os.register_at_fork(after_in_child=_forget)
-  for number in (signal.SIGTERM, signal.SIGINT):
+    os.register_at_fork(
+      before=_block, after_in_parent=_unblock, after_in_child=_forget
+    )
+  for number in _SIGNALS:
     # A handler of Python's, or the descriptor is not written to.
     signal.signal(number, lambda *_: None)
+
+
+def _block() -> None:
+  """Holds signals back while the process forks."""
+  signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _unblock() -> None:
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def _forget() -> None:
   """A forked worker is ended by its signals: they are not this process's."""
   signal.set_wakeup_fd(-1)
-  for number in (signal.SIGTERM, signal.SIGINT):
+  for number in _SIGNALS:
     signal.signal(number, signal.SIG_DFL)
+  _unblock()
 
 
 def requested() -> bool:

@@ -293,7 +293,7 @@ def read(path, config) -> list[dict]:
     UsageError: it does not hold this study's runs.
   """
   try:
-    text = pathlib.Path(path).read_text("utf-8")
+    text = files.regular(path).read_text("utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
   except (OSError, ValueError, RecursionError) as error:
     reason = " ".join(str(error).split())
