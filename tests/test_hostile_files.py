@@ -18,13 +18,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from genrep_jax.encoders.contrib import bigbigan_tf
 from genrep_jax.lib import (
   errors,
   files,
   foreign,
   frozen,
   latents,
+  report,
   results,
+  study,
   weights,
 )
 from genrep_jax.tools import convert_weights
@@ -214,6 +217,7 @@ def test_damage_gives_a_line_or_an_array(tmp_path):
 
 def test_only_regular_files_are_opened(tmp_path):
   (tmp_path / "file").write_bytes(b"x")
+  assert "\\n" in outcome(foreign.read, tmp_path / "two\nlines")
   assert files.regular(tmp_path / "file") == tmp_path / "file"
   for kind in (*hostile.SPECIAL, "nothing", "zero\0byte"):
     path = tmp_path / kind
@@ -224,5 +228,17 @@ def test_only_regular_files_are_opened(tmp_path):
       continue
     with pytest.raises(OSError):
       files.regular(path)
-    for reader in (weights.resolve, results.recorded, foreign.sha256):
+    if "\0" in kind:  # no command line holds one
+      continue
+    for reader in (
+      weights.resolve,
+      results.recorded,
+      foreign.sha256,
+      bigbigan_tf.read_table,
+      lambda path: study.read(path, None),
+    ):
       assert outcome(reader, path), (reader, kind)
+  folder = tmp_path / "run"
+  folder.mkdir()
+  hostile.special(folder / "summary.json", "fifo")
+  assert "fifo" in outcome(report.read, folder)

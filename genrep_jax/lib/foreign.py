@@ -163,11 +163,11 @@ def read(path: pathlib.Path) -> Checkpoint:
   said = f": left out: {found.said()}" if found.left_out else ""
   if any(torch_file.is_code(why) for why in found.left_out.values()):
     raise errors.UsageError(
-      f"source: {untrusted.shown(path)} is a pickle that would run code for "
+      f"source: {untrusted.named(path)} is a pickle that would run code for "
       f"all it holds{said}; {extraction(path, found)}"
     )
   raise errors.UsageError(
-    f"source: {untrusted.shown(path)} holds no arrays of numbers{said}"
+    f"source: {untrusted.named(path)} holds no arrays of numbers{said}"
   )
 
 
@@ -204,9 +204,11 @@ def _read_file(path) -> Checkpoint:
     kind = "torch" if torch_file.is_torch(start) else "pickle"
     return Checkpoint(arrays, kind, left_out)
   if start[:8] == b"\x89HDF\r\n\x1a\n":
-    raise errors.UsageError(f"source: {path} is HDF5; allowed: {FORMATS}")
+    raise errors.UsageError(
+      f"source: {untrusted.named(path)} is HDF5; allowed: {FORMATS}"
+    )
   raise errors.UsageError(
-    f"source: {untrusted.shown(path)} ({untrusted.size(path)} bytes) is "
+    f"source: {untrusted.named(path)} ({untrusted.size(path)} bytes) is "
     f"truncated or of no known format; allowed: {FORMATS}"
   )
 

@@ -45,7 +45,7 @@ def read(workdir) -> dict[str, Any]:
   """
   file = pathlib.Path(workdir) / "summary.json"
   try:
-    summary = json.loads(file.read_text("utf-8"))
+    summary = json.loads(files.regular(file).read_text("utf-8"))
   except (OSError, ValueError, RecursionError) as error:
     raise errors.UsageError(
       f"--workdir: no finished run in {str(workdir)!r}: "

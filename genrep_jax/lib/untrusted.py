@@ -27,6 +27,12 @@ def shown(name) -> str:
   return (text if text.isprintable() else ascii(text)) + more
 
 
+def named(path) -> str:
+  """Returns a path, whole, on one line."""
+  text = str(path)
+  return text if text.isprintable() else ascii(text)
+
+
 def size(path: pathlib.Path) -> int:
   """Returns a file's bytes; 0 if it cannot be said."""
   try:
@@ -79,7 +85,7 @@ def guard(path, what="source", kind="file") -> Iterator[None]:
     said = " ".join(str(error).split())[:300] or type(error).__name__
     said = said if said.isprintable() else ascii(said)
     raise errors.UsageError(
-      f"{what}: {path} ({size(path)} bytes) is truncated, damaged or no "
+      f"{what}: {named(path)} ({size(path)} bytes) is truncated, damaged or no "
       f"readable {kind}: {said}"
     ) from error
 

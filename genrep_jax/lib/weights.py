@@ -165,8 +165,8 @@ def _whole(path: pathlib.Path) -> Iterator[None]:
     raise
   except Exception as error:
     raise errors.UsageError(
-      f"weights: {path} ({untrusted.size(path)} bytes) is truncated or not "
-      f"safetensors: {' '.join(str(error).split())[:300]}"
+      f"weights: {untrusted.named(path)} ({untrusted.size(path)} bytes) is "
+      f"truncated or not safetensors: {' '.join(str(error).split())[:300]}"
     ) from error
 
 
