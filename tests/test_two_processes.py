@@ -149,7 +149,7 @@ def test_who_loses_the_other_asks_to_be_started_again(tmp_path, lost):
   processes[lost].kill()
   codes, _, said = end(processes, timeout=120)
   assert codes[1 - lost] == errors.EXIT_PREEMPTED, said
-  assert "another process of this run has left" in said[1 - lost]
+  assert "another process of this run is lost" in said[1 - lost]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import os
 import pathlib
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -371,8 +372,12 @@ class Checkpoints:
 
   def _set_aside(self, step: int, reason: str) -> None:
     if self._read_only:
-      # One that is gone has made room for a newer one.
-      if jax.process_index() == 0 and step in self.all_steps():
+      # One that goes in a moment was making room for a newer one.
+      for _ in range(20):
+        if step not in self.all_steps():
+          return
+        time.sleep(0.1)
+      if jax.process_index() == 0:
         self._tell_damage(step, reason, "left where it is")
       return
     source = self._directory / str(step)

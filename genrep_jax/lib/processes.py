@@ -137,7 +137,10 @@ def _survive_aborts() -> None:
 
   def aborted(number):
     del number
-    _end(stopping.ABANDONED)
+    _end(
+      "preempted: another process of this run is lost; run the same command "
+      "again to go on from the newest checkpoint"
+    )
 
   global _aborted
   _aborted = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)  # kept alive

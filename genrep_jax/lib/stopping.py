@@ -30,10 +30,6 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # The process that started this one, which then follows it into its end.
 PARENT = "GENREP_JAX_PARENT"
 _LINE = "preempted: nothing is lost; run the same command again to go on"
-ABANDONED = (
-  "preempted: another process of this run has left; run the same command again "
-  "to go on from the newest checkpoint"
-)
 _POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 20.0  # with what is not saved, once another has left
 _AGAIN_SECONDS = 1.0  # a second Ctrl-C within is the same one, sent twice
@@ -125,10 +121,9 @@ def requested() -> bool:
   return _state.asked_at is not None
 
 
-def abandoned() -> bool:
-  """Whether another process of this run has left, or leaves with this one."""
-  board = _state.board
-  return board is not None and (requested() or board.read() is not None)
+def word() -> Word | None:
+  """Returns why the processes of this run leave, if one of them has said it."""
+  return None if _state.board is None else _state.board.read()
 
 
 def at_exit(cleanup: Callable[[], None]) -> None:
@@ -249,15 +244,13 @@ def _watch() -> None:
     numbers = os.read(_state.pipe[0], 4096) if readable else b""
     if _state.parent and os.getppid() != _state.parent:
       numbers += bytes([signal.SIGTERM])
-    word = _state.board.read() if _state.board is not None else None
-    if word is not None and word.code != errors.EXIT_PREEMPTED:
-      _exit(word)  # nothing can be saved without the one that failed
-    alone = word is not None and word.now
+    said = word()
+    if said is not None and said.code != errors.EXIT_PREEMPTED:
+      _exit(said)  # nothing can be saved without the one that failed
+    alone = said is not None and said.now
     if patience is None and (alone or _state.leaving and requested()):
       patience = time.monotonic() + _PATIENCE_SECONDS
-    if (
-      word is not None or signal.SIGTERM in numbers or signal.SIGINT in numbers
-    ):
+    if said is not None or any(number in numbers for number in _SIGNALS):
       _ask(again=signal.SIGINT in numbers)
     if patience is not None and time.monotonic() > patience:
       _exit(Word(errors.EXIT_PREEMPTED, _LINE, now=True))

@@ -1,6 +1,7 @@
 """Checkpoints: restored bit for bit, or refused; never silently wrong."""
 
 import gc
+import hashlib
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -259,9 +261,69 @@ def _break(name, text=None):
   return damage
 
 
+def _put(make, name):
+  """Puts what is no file in the place of one."""
+
+  def damage(directory):
+    path = directory / "9" / name
+    if path.exists():
+      path.unlink()
+    make(path)
+
+  return damage
+
+
+def _socket(path):
+  with socket.socket(socket.AF_UNIX) as one:
+    here = os.getcwd()
+    os.chdir(path.parent)  # the address of a socket is short
+    one.bind(path.name)
+    os.chdir(here)
+
+
+def _data_is_a_fifo(directory):
+  path = _data_file(directory, 9)
+  path.unlink()
+  os.mkfifo(path)
+
+
+def _dangle(path):
+  path.symlink_to("nowhere")
+
+
+def _half_copied(directory):
+  """As a copy that broke off: the names of some files, bytes of none."""
+  for number, path in enumerate(sorted((directory / "9").rglob("*"))):
+    if path.is_file():
+      path.write_bytes(b"") if number % 2 else path.unlink()
+
+
+def _sealed_without(*keys):
+  def damage(directory):
+    path = directory / "9" / "side" / "metadata"
+    record = json.loads(path.read_text())
+    for key in (*keys, "sha256"):
+      record.pop(key)
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    record["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(json.dumps(record))
+
+  return damage
+
+
 @pytest.mark.parametrize(
   "damage",
   [
+    _put(os.mkfifo, "side/metadata"),
+    _put(os.mkfifo, "state/manifest.ocdbt"),
+    _put(os.mkfifo, "strange"),
+    _put(_socket, "state/_METADATA"),
+    _put(_dangle, "state/_METADATA"),
+    _data_is_a_fifo,
+    _half_copied,
+    _sealed_without("config"),
+    _sealed_without("digests"),
+    _sealed_without("config", "digests", "step", "measured"),
     _truncate_data,
     _edit_metadata,
     _metadata_of_another_step,
@@ -280,10 +342,62 @@ def test_other_damage_falls_back_too(tmp_path, capsys, damage):
   assert step == 5 and metadata["step"] == 5
   _assert_same(state, _state(5))
   assert (tmp_path / "damaged-9").is_dir()
+  gc.collect()  # what a failed read leaves has nothing to say, either
   message = capsys.readouterr().err
   assert message.count("\n") == 1
   if damage is _metadata_of_another_step:
     assert "the metadata is that of step 5" in message
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, pathlib.Path.touch])
+def test_a_step_that_is_no_folder_falls_back_too(tmp_path, capsys, make):
+  _save(tmp_path, 5)
+  make(tmp_path / "9")
+  assert _restore(tmp_path)[1] == 5
+  assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_reader_moves_nothing(tmp_path, capsys):
+  _save(tmp_path, 5, 9)
+  _edit_metadata(tmp_path)
+  before = sorted(tmp_path.rglob("*"))
+  with checkpoint.Checkpoints(
+    tmp_path, keep=1, metadata=_METADATA, read_only=True
+  ) as reader:
+    for _ in range(2):
+      state, step, _ = reader.restore_newest_sound(_abstract(_state(0)))
+      assert step == 5
+      _assert_same(state, _state(5))
+      assert "left where it is" in capsys.readouterr().err
+  assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_reader_beside_a_run_that_keeps_one_finds_the_newest(
+  tmp_path, capsys
+):
+  _save(tmp_path, 1, keep=1)
+  done = threading.Event()
+
+  def run():
+    with checkpoint.Checkpoints(tmp_path, keep=1, metadata=_METADATA) as saver:
+      for step in range(2, 30):
+        saver.save(step, _state(step), force=True)
+    done.set()
+
+  writer = threading.Thread(target=run)
+  writer.start()
+  steps = []
+  with checkpoint.Checkpoints(
+    tmp_path, keep=1, metadata=_METADATA, read_only=True
+  ) as reader:
+    while not done.is_set():
+      state, step, _ = reader.restore_newest_sound(_abstract(_state(0)))
+      _assert_same(state, _state(step))
+      assert reader.latest_metadata()["step"] >= step
+      steps.append(step)
+  writer.join()
+  assert steps == sorted(steps) and len(set(steps)) > 1
+  assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}"])

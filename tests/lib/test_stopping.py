@@ -225,9 +225,9 @@ def test_a_program_that_did_not_install_it_keeps_its_signals():
   code = """
     from genrep_jax.lib import stopping
     with stopping.deferred():
-      print("ready", flush=True)
       try:
         import time
+        print("ready", flush=True)
         time.sleep(60)
       except KeyboardInterrupt:
         print(stopping.requested())
