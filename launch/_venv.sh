@@ -45,13 +45,14 @@ _find_python() {
 
 # Runs a command that ends with this shell, should a signal end that.
 _passing_signals() {
-  local child code=0
   "$@" &
-  child=$!
-  trap 'kill -TERM $child 2>/dev/null; wait $child; exit 75' TERM INT HUP
-  wait $child || code=$?
+  _child=$!
+  trap 'kill -TERM $_child 2>/dev/null; wait $_child || true; exit 75' \
+    TERM INT HUP
+  _code=0
+  wait $_child || _code=$?
   trap - TERM INT HUP
-  return $code
+  return $_code
 }
 
 # ensure_venv [EXTRA]: makes .venv and installs the package with an extra, or

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 
-from genrep_jax.lib import errors, stopping
+from genrep_jax.lib import errors, files, stopping
 
 NAME = "run.lock"
 _BEAT_SECONDS = 10.0
@@ -42,11 +42,6 @@ class Lock:
       OSError: the folder cannot be made or written.
     """
     self._folder = pathlib.Path(folder).absolute()
-    self._made = [
-      one for one in (self._folder, *self._folder.parents) if not one.exists()
-    ]
-    self._folder.mkdir(parents=True, exist_ok=True)
-    self._file = self._take()
     self._done, self._guard = threading.Event(), threading.Lock()
     self._about = {
       "pid": os.getpid(),
@@ -55,15 +50,29 @@ class Lock:
       "token": secrets.token_hex(8),
       "beat": 0,
     }
-    self._write()
-    threading.Thread(target=self._beat, name="lock", daemon=True).start()
-    stopping.at_exit(self.release)
-
-  def _take(self) -> int:
-    path = self._folder / NAME
     holder = read(self._folder)
     if holder.get("host") not in (None, socket.gethostname()):
       self._listen(holder)
+    with stopping.deferred():  # who makes a folder takes it away again
+      above = [self._folder, *self._folder.parents]
+      self._made = [one for one in above if not one.exists()]
+      try:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = self._take()
+      except BaseException:
+        self._remove_folders()
+        raise
+      try:
+        with files.writing(self._folder / NAME):
+          self._write()
+      except OSError:
+        self.release()
+        raise
+      threading.Thread(target=self._beat, name="lock", daemon=True).start()
+      stopping.at_exit(self.release)
+
+  def _take(self) -> int:
+    path = self._folder / NAME
     while True:
       file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
       try:
@@ -123,6 +132,9 @@ class Lock:
       with contextlib.suppress(OSError):
         (self._folder / NAME).unlink()
       os.close(self._file)
+    self._remove_folders()
+
+  def _remove_folders(self) -> None:
     with contextlib.suppress(OSError):  # they are not empty any more
       for one in self._made:
         one.rmdir()

@@ -147,8 +147,10 @@ def deferred(callback: Callable[[], None] | None = None) -> Iterator[None]:
     callback: called once, from another thread, when the request comes.
   """
   with _state.lock:
-    _leave_if_asked()
-    _state.deferring, _state.callback = True, callback
+    if not _state.deferring:
+      _leave_if_asked()
+    before = _state.deferring, _state.callback
+    _state.deferring, _state.callback = True, callback or _state.callback
   try:
     yield
   except BaseException:
@@ -157,8 +159,9 @@ def deferred(callback: Callable[[], None] | None = None) -> Iterator[None]:
     _wake()
     raise
   with _state.lock:
-    _state.deferring, _state.callback = False, None
-    _leave_if_asked()
+    _state.deferring, _state.callback = before
+    if not _state.deferring:
+      _leave_if_asked()
 
 
 @contextlib.contextmanager
