@@ -4,13 +4,23 @@ Of each kind a few; what a plug-in returns is a module written for its case.
 """
 
 import importlib
+import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from genrep_jax import data, train
-from genrep_jax.lib import configs, contracts, errors, execution
+from genrep_jax.lib import (
+  configs,
+  contracts,
+  errors,
+  execution,
+  experiment,
+  options,
+  plugins,
+)
 from tests import support
 
 NUMBER = "a finite number"
@@ -99,6 +109,105 @@ def test_options_together(overrides, words):
     open_program(*overrides)
   for word in words:
     assert word in str(error.value), error.value
+
+
+NEVER = (  # what no option may be
+  math.nan,
+  math.inf,
+  -math.inf,
+  1j,
+  None,
+  b"abc",
+  {1, 2},
+  object(),
+  np.float32(0.5),
+  np.ones(2),
+  10**400,
+  "two\nlines",
+  "\udcff",
+  "a\0",
+  (math.nan,),
+  (math.inf, 0.5),
+  ("two\nlines",),
+  (None,),
+  ({},),
+  {"a": {"b": 1}},
+  [[[[]]]],
+)
+KINDS = {  # what only an option of such a kind may be
+  True: ("flag", "literal"),
+  -1: ("integer", "number", "literal"),
+  10**30: ("number", "literal"),
+  -1e30: ("number", "literal"),
+  1e-42: (),
+  "": ("text", "literal"),
+  "x" * 10000: ("text", "literal"),
+  (): ("literal",),
+  ((), ((),)): (),
+  (1, "a"): (),
+}
+WORDS = (
+  "nan",
+  "1e999",
+  "-",
+  "9" * 5000,
+  "(" * 5000,
+  "[" * 90 + "]" * 90,
+  "{1: 2}",
+  "__import__('os')",
+  "1_000j",
+  "\udcff",
+  "a\n",
+  "None",
+)
+
+
+def declarations():
+  """{key: Option} of everything that a config may say."""
+  found = {}
+
+  def walk(known, path):
+    for name, option in known.items():
+      here = f"{path}.{name}" if path else name
+      if isinstance(option, options.Option):
+        found[here] = option
+      elif isinstance(option, options.Entry):
+        walk(option.shared, here)
+      else:
+        walk(option, here)
+
+  walk(experiment.OPTIONS, "")
+  for room, about in contracts.ROOMS.items():
+    for name in plugins.names(room):
+      module = plugins.resolve(room, name)
+      walk(plugins.declared(room, module), f"{about.path}.{name}")
+  return found
+
+
+def test_every_option_of_every_plugin():
+  """Accepts its default and refuses the rest in a line that begins with it."""
+  declared = declarations()
+  assert len(declared) > 400
+  wrong = []
+  for key, option in declared.items():
+    options.check(key, option, option.default)
+    cases = [(value, (), options.check) for value in NEVER]
+    cases += [(value, kinds, options.check) for value, kinds in KINDS.items()]
+    cases += [(word, ("text",), options.parse) for word in WORDS]
+    for value, kinds, read in cases:
+      try:
+        read(key, option, value)
+      except errors.UsageError as error:
+        line = str(error)
+        told = line.startswith(f"{key}: given ") and "; allowed: " in line
+        if not (told and line.isprintable()):
+          wrong.append((key, line))
+      except Exception as error:
+        wrong.append((key, value, error))
+      else:
+        if option.kind not in kinds:
+          wrong.append((key, repr(value), "accepted"))
+  assert not wrong, wrong[:5]
 
 
 BASE = """

@@ -57,7 +57,8 @@ class Lock:
       above = [self._folder, *self._folder.parents]
       self._made = [one for one in above if not one.exists()]
       try:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with files.writing(self._folder):
+          self._folder.mkdir(parents=True, exist_ok=True)
         self._file = self._take()
       except BaseException:
         self._remove_folders()
@@ -74,7 +75,8 @@ class Lock:
   def _take(self) -> int:
     path = self._folder / NAME
     while True:
-      file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+      with files.writing(path):
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
       try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:

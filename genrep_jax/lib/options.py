@@ -260,7 +260,8 @@ def patterns(default=(), help="") -> Option:
 
   def compiles(value):
     try:
-      return isinstance(value, str) and bool(re.compile(value))
+      printable = isinstance(value, str) and value.isprintable()
+      return printable and bool(re.compile(value))
     except re.error:
       return False
 

@@ -198,14 +198,16 @@ def run(main) -> None:
     reason = nameless and _full_stdout() or " ".join(str(error).split())
     code, line = errors.EXIT_USAGE, f"error: {reason}"
   except Exception as error:
-    if stopping.abandoned():  # a collective that another process has left
-      code, line = errors.EXIT_PREEMPTED, stopping.ABANDONED
-    elif isinstance(error, ValueError) and "jax" not in sys.modules:
+    if isinstance(error, ValueError) and "jax" not in sys.modules:
       # `import jax` failed: a variable such as JAX_ENABLE_X64=perhaps.
       code, line = errors.EXIT_USAGE, f"error: {error}"
     else:
-      traceback.print_exc()
+      if stopping.word() is None:
+        traceback.print_exc()
       code, line = errors.EXIT_BUG, f"error: {type(error).__name__}, see above"
+  if code not in (errors.EXIT_OK, errors.EXIT_PREEMPTED):
+    # A collective fails when another process has left it: that one says why.
+    code, line, _ = stopping.word() or (code, line, None)
   if line:
     _complain(line)
   _drain()

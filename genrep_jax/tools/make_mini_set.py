@@ -78,9 +78,7 @@ def write(data_dir: str, out: str) -> list[str]:
     with files.atomic(out) as partial:
       partial.write_bytes(content)
   except OSError as error:
-    raise errors.UsageError(
-      f"--out: cannot write {out!r}: {error.strerror}"
-    ) from error
+    raise errors.UsageError(f"--out: {error}") from error
   return [
     f"{out}: {len(content)} bytes",
     f"file sha256    {hashlib.sha256(content).hexdigest()}",

@@ -250,6 +250,7 @@ def test_bad_input_is_one_line(tmp_path):
       f"'walks': {{'file': '{path}'}}}}}}\n  return c\n",
     )
   )
+  words[0] = "views.latent.views.walks.file"
   refuse(words, config=str(mixed))
 
 

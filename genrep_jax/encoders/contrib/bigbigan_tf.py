@@ -6,7 +6,6 @@ The grammar of a table is explained at its top: see bigbigan_variables.TABLE.
 import dataclasses
 import fnmatch
 import os
-import pathlib
 import re
 from collections.abc import Mapping
 
