@@ -10,7 +10,6 @@ here, before anything is compiled.
 import functools
 import json
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -67,8 +66,6 @@ class Run:
       options.refuse(
         "encoder.sha256", config.encoder.sha256, "'' without weights"
       )
-    if jax.config.jax_enable_x64:
-      options.refuse("jax_enable_x64", True, "False: runs count in float32")
     devices = mesh.devices.size
     if self.batch % devices:
       options.refuse(

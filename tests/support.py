@@ -147,6 +147,14 @@ def refused(main, words, capsys, monkeypatch, code=errors.EXIT_USAGE):
   return line
 
 
+def until(process, text: str) -> None:
+  """Reads a process's output as far as the line that holds the text."""
+  for line in process.stdout:
+    if text in line:
+      return
+  pytest.fail(f"no {text!r}: {process.stderr.read()}")
+
+
 def main(workdir, *overrides, **options):
   """Runs main.py on the tiny experiment."""
   return run(

@@ -24,13 +24,6 @@ def start(workdir, *overrides, config="configs/quickstart.py"):
   )
 
 
-def until(process, text):
-  for line in process.stdout:
-    if text in line:
-      return
-  pytest.fail(f"no {text!r}: {process.stderr.read()}")
-
-
 def end(process):
   """Returns the one line on stderr of a process that was asked to stop."""
   try:
@@ -68,7 +61,7 @@ def test_where_nothing_is_lost(tmp_path, number, text):
   process = start(
     tmp_path / "run", *support.flags(*QUICK, "report.baselines=True")
   )
-  until(process, text)
+  support.until(process, text)
   process.send_signal(number)
   assert "nothing is lost" in end(process)
   saved = tmp_path / "run" / "checkpoints"
@@ -82,7 +75,7 @@ def test_in_an_evaluation_between_two_checkpoints(tmp_path):
     tmp_path,
     *support.flags(*QUICK, *FOREVER, "evaluate_every_steps=5"),
   )
-  until(process, "step 5/")
+  support.until(process, "step 5/")
   process.send_signal(signal.SIGINT)
   end(process)
   assert os.listdir(tmp_path / "checkpoints") == ["5"]
@@ -95,7 +88,7 @@ def test_other_jobs(tmp_path, job):
   assert done.returncode == 0, done.stderr
   before = sorted(tmp_path.rglob("*"))
   process = start(tmp_path, *support.flags(*QUICK, f"job={job}"))
-  until(process, "experiment")
+  support.until(process, "experiment")
   process.send_signal(signal.SIGTERM)
   end(process)
   assert sorted(tmp_path.rglob("*")) == before

@@ -232,8 +232,8 @@ class Problem:
   iteration: all would take time ~ f^3. The coordinates are then (x V,
   x - x V V^T) with W = V A + E. Whatever of E lies along V changes no logit
   and costs |E|, so that E is orthogonal to V at the optimum, |W|^2 is
-  |A|^2 + |E|^2, and the optimum is the same. Time and memory are linear in the
-  number of features.
+  |A|^2 + |E|^2, and the optimum is the same. The time of an iteration and the
+  memory are linear in the number of features.
   """
 
   def __init__(self, features, labels, num_classes, mesh):

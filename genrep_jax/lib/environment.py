@@ -45,7 +45,7 @@ def pin() -> None:
     given = getattr(given, "value", given)  # of an enum
     if given not in (needed, "allow"):
       jax.config.update(flag, needed if needed is not None else "allow")
-      _note(f"{flag}: given {given!r}; runs use {needed or 'allow'!r}")
+      note(f"{flag}: given {given!r}; runs use {needed or 'allow'!r}")
 
 
 def prepare() -> None:
@@ -109,7 +109,7 @@ def open_cache(name: str, workdir) -> None:
     )
   if reason:
     jax.config.update("jax_enable_compilation_cache", False)
-    _note(f"compilation_cache: off: {reason}")
+    note(f"compilation_cache: off: {reason}")
   else:
     _say_cache_errors_once()
 
@@ -162,11 +162,12 @@ def _say_cache_errors_once() -> None:
       show(message, *rest, **more)
     elif not told:
       told.append(text)
-      _note(f"compilation_cache: {' '.join(text.split())}")
+      note(f"compilation_cache: {' '.join(text.split())}")
 
   shown.says_once = True
   warnings.showwarning = shown
 
 
-def _note(line: str) -> None:
+def note(line: str) -> None:
+  """Tells what was set back or done without, on stderr."""
   print(f"note: {line}", file=sys.stderr, flush=True)

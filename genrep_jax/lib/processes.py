@@ -10,7 +10,6 @@ import ctypes
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax._src import distributed as _distributed  # no public name for its store
 
-from genrep_jax.lib import errors, lock, mesh as mesh_lib, options, stopping
+from genrep_jax.lib import (
+  environment,
+  errors,
+  lock,
+  mesh as mesh_lib,
+  options,
+  stopping,
+)
 
 _STOP, _FACTS, _VERDICTS = (
   f"genrep_jax/{name}/" for name in ("stop", "facts", "verdicts")
@@ -81,10 +87,9 @@ def _launched() -> bool:
       continue
     if only_there in os.environ:
       return True
-    print(
-      f"note: {count}={text}, but this process was not started by its launcher "
-      "(srun, mpirun): it runs alone",
-      file=sys.stderr,
+    environment.note(
+      f"{count}={text}, but this process was not started by its launcher "
+      "(srun, mpirun): it runs alone"
     )
   return "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
@@ -133,13 +138,18 @@ def _end(line: str) -> None:
 
 
 def _survive_aborts() -> None:
-  """When another process is lost, JAX's runtime aborts: exit 75, not -6."""
+  """Exits with 75, not -6, when JAX's runtime aborts.
+
+  It does so when another process is lost. It cannot be told here from a fault
+  of its own, whose page stands above the line.
+  """
 
   def aborted(number):
     del number
     _end(
-      "preempted: another process of this run is lost; run the same command "
-      "again to go on from the newest checkpoint"
+      "preempted: JAX's runtime has aborted (above), as it does when another "
+      "process of the run is lost; run the same command again to go on from the "
+      "newest checkpoint"
     )
 
   global _aborted
@@ -205,7 +215,10 @@ class _Board:
     # The store is a part of process 0: the others' runtimes end with it.
     end = time.monotonic() + _FAREWELL_SECONDS
     while _index() == 0 and time.monotonic() < end:
-      words = _read_all(_STOP).values()
+      try:
+        words = _read_all(_STOP).values()
+      except Exception:  # it is shut down already
+        return
       if sum(bool(now) for _, _, now in words) == _count():
         return
       time.sleep(0.1)
@@ -236,13 +249,15 @@ def compare(facts: Callable[[], Mapping[str, Any]], seconds: int) -> None:
 
   Raises:
     UsageError: names up to three facts that differ, and both values.
+    Preempted: a process has said nothing in that time.
   """
   if _count() == 1:
     return
   if _index() == 0:
     _write(_FACTS, dict(facts()))
   # All compare with the first process: no process reads more than one.
-  text = _store().blocking_key_value_get(f"{_FACTS}0", 1000 * seconds)
+  with _within(seconds):
+    text = _store().blocking_key_value_get(f"{_FACTS}0", 1000 * seconds)
   first, end = json.loads(text), time.monotonic() + _SEEN_SECONDS
   while True:
     mine = json.loads(json.dumps(dict(facts())))
@@ -259,11 +274,24 @@ def compare(facts: Callable[[], Mapping[str, Any]], seconds: int) -> None:
     for key in differ[:3]
   )
   _write(_VERDICTS, verdict + more)
-  _store().wait_at_barrier("genrep_jax/compared", 1000 * seconds)
+  with _within(seconds):
+    _store().wait_at_barrier("genrep_jax/compared", 1000 * seconds)
   verdicts = _read_all(_VERDICTS)
   wrong = [verdicts[index] for index in sorted(verdicts) if verdicts[index]]
   if wrong:
     raise errors.UsageError(f"processes disagree: {wrong[0]}")
+
+
+@contextlib.contextmanager
+def _within(seconds: int) -> Iterator[None]:
+  """Says in one line that another process has not answered."""
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    raise errors.Preempted(
+      f"distributed.start_seconds: given {seconds}; another process has not "
+      "said in that time what it was told to do; run the same command again"
+    ) from error
 
 
 def _short(value) -> str:

@@ -184,14 +184,13 @@ def leave(code: int, line: str) -> None:
 
   Args:
     code: exit code of all.
-    line: what went wrong here, told by every process.
+    line: what went wrong here; every process says it once.
   """
-  board = _state.board
-  if board is None:
+  if _state.board is None:
     return
-  board.write(Word(code, line, now=True))
-  board.farewell()
-  os._exit(code)
+  with _state.lock:  # before the watcher reads what is written below
+    _state.leaving = True
+  _exit(Word(code, line, now=True))
 
 
 def _wake() -> None:
@@ -205,17 +204,17 @@ def _leave_if_asked() -> None:
     _exit(Word(errors.EXIT_PREEMPTED, _LINE, now=True))
 
 
-def _exit(word: Word) -> None:
+def _exit(why: Word) -> None:
   """Ends the process from any thread, the main one wherever it is."""
-  _say(word.line)
+  _say(why.line)
   if _state.board is not None:
-    _state.board.write(word)
+    _state.board.write(why)
     _state.board.farewell()
   for cleanup in _state.cleanups:
     with contextlib.suppress(Exception):
       cleanup()
   _flush()
-  os._exit(word.code)
+  os._exit(why.code)
 
 
 def _say(line: str) -> None:
@@ -248,7 +247,8 @@ def _watch() -> None:
     if _state.parent and os.getppid() != _state.parent:
       numbers += bytes([signal.SIGTERM])
     said = word()
-    if said is not None and said.code != errors.EXIT_PREEMPTED:
+    failed = said is not None and said.code != errors.EXIT_PREEMPTED
+    if failed and not _state.leaving:
       _exit(said)  # nothing can be saved without the one that failed
     alone = said is not None and said.now
     if patience is None and (alone or _state.leaving and requested()):
@@ -256,7 +256,7 @@ def _watch() -> None:
     if said is not None or any(number in numbers for number in _SIGNALS):
       _ask(again=signal.SIGINT in numbers)
     if patience is not None and time.monotonic() > patience:
-      _exit(Word(errors.EXIT_PREEMPTED, _LINE, now=True))
+      _exit(said or Word(errors.EXIT_PREEMPTED, _LINE, now=True))
 
 
 def _ask(again: bool) -> None:
@@ -265,8 +265,8 @@ def _ask(again: bool) -> None:
     if _state.asked_at is None:
       _state.asked_at = now
       if _state.board is not None:
-        word = Word(errors.EXIT_PREEMPTED, _LINE, now=not _state.deferring)
-        _state.board.write(word)
+        now_too = not _state.deferring
+        _state.board.write(Word(errors.EXIT_PREEMPTED, _LINE, now=now_too))
       if _state.callback is not None:
         _state.callback()
     elif again and now - _state.asked_at > _AGAIN_SECONDS:

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -197,9 +198,9 @@ def _run_all(waiting, parallel, cores):
   waiting = list(waiting)
 
   def stop():
-    for process, *_ in list(running.values()):
+    for pid in list(running):  # not `terminate`, which reaps who has ended
       with contextlib.suppress(ProcessLookupError):
-        process.terminate()
+        os.kill(pid, signal.SIGTERM)
 
   with stopping.deferred(stop):
     while running or waiting and not stopping.requested():

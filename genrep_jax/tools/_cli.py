@@ -208,11 +208,10 @@ def run(main) -> None:
   if code not in (errors.EXIT_OK, errors.EXIT_PREEMPTED):
     # A collective fails when another process has left it: that one says why.
     code, line, _ = stopping.word() or (code, line, None)
+    stopping.leave(code, line)
   if line:
     _complain(line)
   _drain()
-  if code not in (errors.EXIT_OK, errors.EXIT_PREEMPTED):
-    stopping.leave(code, line)
   sys.exit(code)
 
 
