@@ -148,8 +148,8 @@ def _survive_aborts() -> None:
     del number
     _end(
       "preempted: JAX's runtime has aborted (above), as it does when another "
-      "process of the run is lost; run the same command again to go on from the "
-      "newest checkpoint"
+      "process of the run is lost; run the same command again to go on from "
+      "the newest checkpoint"
     )
 
   global _aborted
