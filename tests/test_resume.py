@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from genrep_jax import main as main_lib
-from genrep_jax.lib import checkpoint, errors, execution
+from genrep_jax.lib import checkpoint, errors, execution, lock
 from tests import support
 
 QUICK = (
@@ -230,6 +230,16 @@ def test_another_experiments_workdir_is_refused(whole):
   (line,) = done.stderr.strip().splitlines()
   assert "global_batch" in line and "seed" in line
   assert sorted(os.listdir(whole / "checkpoints")) == before
+
+
+def test_a_second_run_in_a_workdir_is_refused(whole, capsys, monkeypatch):
+  with lock.Lock(whole):
+    before = sorted(whole.rglob("*"))
+    words = ["--config", "configs/quickstart.py", "--workdir", whole]
+    words += support.flags(*QUICK, "cpu_devices=1")
+    line = support.refused(main_lib.main, words, capsys, monkeypatch)
+    assert f"is held by process {os.getpid()} on " in line
+    assert sorted(whole.rglob("*")) == before
 
 
 def cut_to(whole, workdir, step):

@@ -69,16 +69,43 @@ def test_where_nothing_is_lost(tmp_path, number, text):
   assert not list((tmp_path / "run").glob("run.lock"))
 
 
-def test_in_an_evaluation_between_two_checkpoints(tmp_path):
+LONG_EVALUATION = """
+from genrep_jax.lib import contracts
+OPTIONS = {}
+def make(cfg, model, mesh):
+  def run(variables):
+    import time
+    print("evaluating", flush=True)
+    time.sleep(600)
+    return [("nothing", 0.0)]
+  return contracts.Evaluation(run=run, headline="nothing")
+"""
+
+
+@pytest.mark.parametrize(
+  "number",
+  [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+)
+def test_in_a_long_evaluation_between_two_checkpoints(
+  tmp_path, monkeypatch, number
+):
   """What it evaluates is saved before, whatever the checkpoints' interval."""
+  (tmp_path / "my_lab").mkdir()
+  (tmp_path / "my_lab" / "long.py").write_text(LONG_EVALUATION)
+  monkeypatch.setenv("PYTHONPATH", str(tmp_path))
   process = start(
-    tmp_path,
-    *support.flags(*QUICK, *FOREVER, "evaluate_every_steps=5"),
+    tmp_path / "run",
+    *support.flags(
+      *QUICK[1:],  # without an option of the kNN
+      *FOREVER,
+      "evaluations.knn.name=my_lab.long",
+      "evaluate_every_steps=5",
+    ),
   )
-  support.until(process, "step 5/")
-  process.send_signal(signal.SIGINT)
-  end(process)
-  assert os.listdir(tmp_path / "checkpoints") == ["5"]
+  support.until(process, "evaluating")
+  process.send_signal(number)
+  assert "nothing is lost" in end(process)
+  assert os.listdir(tmp_path / "run" / "checkpoints") == ["5"]
 
 
 @pytest.mark.slow

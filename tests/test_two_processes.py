@@ -159,9 +159,15 @@ def test_all_answer_alike_at_every_call(ahead, step):
   assert [text.split()[-1] for text in outputs] == [step, step], said
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("to", [0, 1])
-@pytest.mark.parametrize("moment", ["experiment", "step 20/"])
+@pytest.mark.parametrize(
+  "moment, to",
+  [
+    ("experiment", 1),
+    pytest.param("experiment", 0, marks=pytest.mark.slow),
+    pytest.param("step 20/", 0, marks=pytest.mark.slow),
+    pytest.param("step 20/", 1, marks=pytest.mark.slow),
+  ],
+)
 def test_where_nothing_is_lost_all_end_at_once(tmp_path, moment, to):
   """While they compile; while they evaluate what is saved."""
   often = "evaluations.linear.every_steps=20"

@@ -200,7 +200,7 @@ def _wake() -> None:
 
 
 def _leave_if_asked() -> None:
-  if requested() and not _state.leaving:
+  if requested():
     _exit(Word(errors.EXIT_PREEMPTED, _LINE, now=True))
 
 

@@ -118,6 +118,7 @@ def test_a_second_interrupt_does_not_wait():
       time.sleep(60)
   """)
   process.send_signal(signal.SIGINT)
+  time.sleep(0.3)
   process.send_signal(signal.SIGINT)  # the terminal's and the launcher's: one
   time.sleep(1.3)
   assert process.poll() is None
