@@ -100,7 +100,9 @@ def main():
   flags.add_argument("--sides", type=int, nargs="*", default=[32, 64, 112])
   flags.add_argument("--rows", type=int, nargs="*", default=[2000, 10000])
   flags.add_argument("--case", action="store_true", help="in this process")
-  flags = flags.parse_args()
+  parser, flags = flags, flags.parse_args()
+  if min(*flags.sides, *flags.rows) < 20:
+    parser.error("--sides, --rows: allowed: integers >= 20")
   if flags.case:
     print(json.dumps(measure(flags.sides[0], flags.rows[0])))
     return

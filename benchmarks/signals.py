@@ -91,6 +91,8 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--trials", type=int, default=3)
   trials = parser.parse_args().trials
+  if trials < 1:
+    parser.error(f"--trials: given {trials}; allowed: an integer >= 1")
   who = ((1, (0,)), (2, (0,)), (2, (1,)), (2, (0, 1)))
   cases = [
     (name, text, overrides, count, to, signal.SIGTERM)

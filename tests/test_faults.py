@@ -71,6 +71,14 @@ NUMBER = "a finite number"
     ("encoder.name=..", "a dotted module name"),
     ("data.name=.x", "a dotted module name"),
     ("title=\udcff", "a text"),
+    ("distributed.coordinator=nonsense", "empty, or host:port"),
+    ("distributed.coordinator=a:b:c", "empty, or host:port"),
+    ("distributed.coordinator=a:0", "empty, or host:port"),
+    ("distributed.coordinator=a:65536", "empty, or host:port"),
+    ("distributed.coordinator=:80", "empty, or host:port"),
+    ("distributed.coordinator=::1:80", "empty, or host:port"),
+    ("distributed.start_seconds=0", "an integer in 1..86400"),
+    ("distributed.lost_seconds=9", "an integer in 10..86400"),
   ],
 )
 def test_an_option(override, allowed):

@@ -5,6 +5,8 @@ the options it changes: the rest are these defaults and the plug-ins' own.
 Nothing here needs JAX.
 """
 
+import re
+
 from genrep_jax.lib import options
 from genrep_jax.lib.options import Entry
 
@@ -37,6 +39,14 @@ def _curves(value) -> bool:
     )
     for name, points in value
   )
+
+
+def _address(value) -> bool:
+  """Whether a value is "" or host:port; JAX itself crashes on some others."""
+  host, _, port = value.rpartition(":")
+  plain = re.fullmatch(r"[^\s:\[\]]+|\[[0-9A-Fa-f:.]+\]", host)
+  digits = port.isascii() and port.isdecimal() and len(port) <= 5
+  return not value or bool(plain and digits and 0 < int(port) < 2**16)
 
 
 def _counts_from_zero(value) -> bool:
@@ -202,7 +212,9 @@ OPTIONS = {
       "auto", ("auto", "on", "off"), "call jax.distributed.initialize?"
     ),
     "coordinator": options.text(
-      "", "host:port; empty: found by JAX (TPU, SLURM, GKE)"
+      "",
+      "host:port; empty: found by JAX (TPU, SLURM, GKE)",
+      only=("empty, or host:port", _address),
     ),
     "num_processes": options.integer(0, "0: found by JAX", low=0, high=2**20),
     "process_id": options.integer(-1, "-1: found by JAX", low=-1, high=2**20),

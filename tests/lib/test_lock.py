@@ -107,8 +107,9 @@ def test_another_machine_is_listened_to(tmp_path, monkeypatch, capsys):
 def test_it_shows_that_it_lives(tmp_path, monkeypatch):
   monkeypatch.setattr(lock, "_BEAT_SECONDS", 0.05)
   with lock.Lock(tmp_path):
-    first = lock.read(tmp_path)
+    first, limit = lock.read(tmp_path), time.monotonic() + 20
     while (now := lock.read(tmp_path)) == first or not now:
+      assert time.monotonic() < limit
       time.sleep(0.02)
     assert now["token"] == first["token"]
 
