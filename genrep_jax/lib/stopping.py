@@ -69,7 +69,8 @@ class _State:
   def __init__(self):
     self.lock = threading.RLock()
     self.deferring = False
-    self.leaving = False  # by the main thread: the watcher holds back
+    # By the main thread: the watcher neither ends it nor leaves another word.
+    self.leaving = False
     self.asked_at: float | None = None
     self.callback: Callable[[], None] | None = None
     self.board: Board | None = None
@@ -264,7 +265,7 @@ def _ask(again: bool) -> None:
   with _state.lock:
     if _state.asked_at is None:
       _state.asked_at = now
-      if _state.board is not None:
+      if _state.board is not None and not _state.leaving:
         now_too = not _state.deferring
         _state.board.write(Word(errors.EXIT_PREEMPTED, _LINE, now=now_too))
       if _state.callback is not None:
@@ -272,5 +273,5 @@ def _ask(again: bool) -> None:
     elif again and now - _state.asked_at > _AGAIN_SECONDS:
       line = "interrupted twice: what was not saved yet is lost"
       _exit(Word(_EXIT_INTERRUPTED, line, now=True))
-    if not _state.deferring:
+    if not (_state.deferring or _state.leaving):
       _leave_if_asked()

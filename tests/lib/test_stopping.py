@@ -222,6 +222,23 @@ def test_a_failure_of_one_is_told_by_all(tmp_path):
   assert (code, err) == (2, "error: bad key\n")
 
 
+def test_its_own_failure_is_not_taken_for_a_request(tmp_path):
+  """The watcher looks around while the main thread waits for the others."""
+  body = """
+  class Slow(Board):
+    def farewell(self):
+      stopping._wake()
+      time.sleep(1)
+  stopping.share(Slow("a"))
+  ready()
+  stopping.leave(2, "error: bad key")
+  """
+  process = _start(_BOARD + textwrap.dedent(body), BOARD=str(tmp_path))
+  code, _, err = _end(process)
+  assert (code, err) == (2, "error: bad key\n")
+  assert eval((tmp_path / "a").read_text())[0] == 2
+
+
 def test_a_program_that_did_not_install_it_keeps_its_signals():
   code = """
     from genrep_jax.lib import stopping
