@@ -454,7 +454,8 @@ def test_moving_fine_layers_leaves_the_coarse_ones_alone(tiny, monkeypatch):
   (anchor, moved), images, (of_4_px, of_8_px) = rendered(variables)
   changed = np.any((anchor != moved).reshape(4, 12), axis=1)
   assert changed.tolist() == [False, False, True, True]
-  np.testing.assert_array_equal(of_4_px[0], of_4_px[1])
+  # Equal up to rounding: XLA may split the rows of a batch unevenly.
+  np.testing.assert_allclose(of_4_px[0], of_4_px[1], rtol=1e-5, atol=1e-6)
   assert np.abs(of_8_px[0] - of_8_px[1]).max() > 0.01
   assert np.abs(images[0] - images[1]).max() > 0.01
 
