@@ -1,4 +1,4 @@
-"""A small convolutional classifier: the eyes of FID and of CAS.
+"""A small convolutional classifier: eyes for judging generators.
 
 Inception features, the usual choice, need a download and 299x299 color
 images. A classifier trained here on the real training set sees what matters in

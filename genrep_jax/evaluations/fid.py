@@ -1,38 +1,20 @@
 """Frechet distance of generated to real images (Heusel et al. 2017).
 
 In the features of a small classifier that is trained here on the real training
-images: see _classifier. What it reports compares generators of one data set.
+images, which compares generators of one data set: see _classifier. Or in those
+of the FID InceptionV3, from the user's file: see _inception.
 """
 
-import functools
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from genrep_jax.evaluations import _classifier, _features
-from genrep_jax.lib import (
-  contracts,
-  images as images_lib,
-  mesh as mesh_lib,
-  options,
-)
+from genrep_jax.evaluations import _generated
+from genrep_jax.lib import contracts
 
-OPTIONS = {
-  "data": _features.OPTIONS["data"],
-  "samples": options.integer(
-    10000, "generated images", low=2, high=10**6, unit="images"
-  ),
-  "batch": _features.OPTIONS["batch"],
-  "epochs": options.integer(
-    5, "of the classifier on the training images", low=1, high=1000
-  ),
-  "seed": options.integer(0, "of the classifier", low=0),
-}
+OPTIONS = _generated.OPTIONS
 
 
 def make(cfg, model, mesh) -> contracts.Evaluation:
-  """Makes the Frechet distance to the test images.
+  """Makes the Frechet distance to the real images.
 
   Args:
     cfg: `OPTIONS`.
@@ -40,58 +22,26 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     mesh: the device mesh: the images are generated on all of it.
 
   Returns:
-    Yields ("fid_classifier_<samples>", the distance).
+    Yields ("fid_<eyes>_<samples>", the distance): fid_classifier_10000 or
+    fid_inception_clean_10000, with "_train" where the real ones are those.
 
   Raises:
-    UsageError: no such data, or of other channels than the model's; when it
-      runs: of another size than the generated images.
+    UsageError: see `_generated.Judge`; when it runs: images of another size
+      than the classifier's.
   """
-  path = "evaluations.data"
-  dataset = _features.load(cfg, model)
-  if len(dataset.test.labels) < 2:
-    options.refuse(path, dataset.name, "two test images or more")
-  headline = f"fid_classifier_{cfg.samples}"
-  batch = -(-min(cfg.batch, cfg.samples) // mesh.size) * mesh.size
-
-  @functools.partial(jax.jit, out_shardings=mesh_lib.replicated(mesh))
-  def generate(variables, index):
-    images, _ = model.generate(variables, index)
-    return images_lib.to_uint8(images.astype(jnp.float32))
-
-  @functools.cache
-  def real():
-    """The trained classifier and its features of the test images."""
-    classifier = _classifier.train(
-      *dataset.train, dataset.num_classes, seed=cfg.seed, epochs=cfg.epochs
-    )
-    return classifier, _classifier.predict(classifier, dataset.test.images)[0]
-
-  def draw(variables):
-    index = np.arange(-(-cfg.samples // batch) * batch, dtype=np.uint32)
-    pieces = []
-    for rows in index.reshape(-1, batch):
-      rows = _features.place(rows, mesh_lib.batch(mesh))
-      pieces.append(jax.device_get(generate(variables, rows)))
-      given, wanted = pieces[0].shape[1:], dataset.test.images.shape[1:]
-      if given != wanted:
-        options.refuse(path, dataset.name, f"images {given}, as generated")
-    return np.concatenate(pieces)[: cfg.samples]
+  judge = _generated.Judge(cfg, model, mesh)
+  headline = f"fid_{judge.protocol}"
 
   def run(variables):
-    images = draw(variables)
-    # The classifier is an island on one device, beside the guarded loop.
-    with jax.transfer_guard("allow"):
-      classifier, features = real()
-      distance = fid(features, _classifier.predict(classifier, images)[0])
-    return [(headline, distance)]
+    real, fake = judge.see(variables)
+    return [(headline, fid(real.features, fake.features))]
 
   return contracts.Evaluation(
     run=run,
     headline=headline,
     requires=frozenset({"generate"}),
     unit="",
-    about=f"Frechet distance of {cfg.samples} generated images, in the "
-    f"features of a small classifier, on {dataset.name}",
+    about=f"Frechet distance of {judge.about}",
   )
 
 
