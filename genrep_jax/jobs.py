@@ -1,5 +1,6 @@
 """What can be done with an experiment: one function a job, over any program."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -19,6 +20,7 @@ from genrep_jax.lib import (
   frozen,
   hlo,
   lock,
+  plugins,
   processes,
   report,
   results as results_lib,
@@ -51,7 +53,9 @@ def train(config, workdir, clock) -> int:
     with clock.pause("baselines"):
       ran["results"] |= run.program.measure(ran["state"], ran["frozen"])
       rows = [results_lib.row(config.title, [ran["results"]], [config.seed])]
-      rows = [*_baselines(run), *rows]
+      rows = [*_baselines(run, ran["frozen"]), *rows]
+    with clock.pause("pictures"):
+      ran["pictures"] = _pictures(run, workdir, ran)
     _finish(run, workdir, metadata, ran, rows, recorded, clock)
   return errors.EXIT_OK
 
@@ -66,7 +70,9 @@ def evaluate(config, workdir, clock) -> int:
   _banner(run)
   if config.encoder.get("weights"):
     say(f"encoder         {config.encoder.weights}")
-    variables, measured = _encoder_weights(run), {}
+    state, measured = execution.initial(run.program), {}
+    frozen = execution.put_frozen(run.program)
+    variables = run.program.variables(state, frozen) | _encoder_weights(run)
   else:
     store, state, _ = train_lib.restore(
       run, workdir, _metadata(run), read_only=True
@@ -77,8 +83,9 @@ def evaluate(config, workdir, clock) -> int:
         f"evaluate: no checkpoint in {str(store.directory)!r}"
       )
     say(f"step {int(state.step)}")
-    variables = run.program.variables(state)
-    measured = run.program.measure(state, execution.put_frozen(run.program))
+    frozen = execution.put_frozen(run.program, int(state.step))
+    variables = run.program.variables(state, frozen)
+    measured = run.program.measure(state, frozen)
   found = train_lib.evaluate(run, evaluations, variables) | dict(measured)
   for name, value in found.items():
     say(f"{name} {value!r}")
@@ -170,7 +177,7 @@ def _encoder_weights(run):
   metadata = weights.read_metadata(entry.weights)
   frozen.check_options(entry.weights, metadata, entry, "encoders")
   program = run.program
-  expected = jax.eval_shape(lambda: program.variables(program.init()))
+  expected = jax.eval_shape(lambda: program.variables(program.init(), {}))
   return weights.load(entry.weights, entry.sha256, expected)
 
 
@@ -180,26 +187,47 @@ def _raw_pixels(variables, images):
   return images.reshape(len(images), -1)
 
 
-def _baselines(run) -> list[dict]:
+def _baselines(run, frozen) -> list[dict]:
   """Evaluates what a trained encoder must beat, with the same code."""
   encoded = [
-    name for name, _, one in run.evaluations if one.requires <= {"encode"}
+    name for name, _, one in run.evaluations if "encode" in one.requires
   ]
   if not run.config.report.baselines or not encoded:
     return []
   program = run.program
-  model = contracts.Model(encode=_raw_pixels, channels=program.model.channels)
+  model = dataclasses.replace(program.model, encode=_raw_pixels)
   raw = run.make_evaluations(model, encoded)
   ours = [one for one in run.evaluations if one[0] in encoded]
-  untrained = program.variables(execution.initial(program))
+  untrained = program.variables(execution.initial(program), frozen)
   found = {
-    "raw pixels": train_lib.evaluate(run, raw, {}),
+    "raw pixels": train_lib.evaluate(run, raw, untrained),
     "random initialization": train_lib.evaluate(run, ours, untrained),
   }
   return [
     results_lib.row(name, [one], [run.seed], baseline=True)
     for name, one in found.items()
   ]
+
+
+def _pictures(run, workdir, ran) -> dict[str, str]:
+  """Draws the evaluations' pictures; returns {file: caption}."""
+  if not run.config.report.pictures:
+    return {}
+  variables, captions = None, {}
+  for name, _, one in run.evaluations:
+    if one.pictures is None:
+      continue
+    if variables is None:
+      variables = run.program.variables(ran["state"], ran["frozen"])
+    label = plugins.label_of("evaluations", run.config.evaluations[name].name)
+    with plugins.guard(label, "pictures"):
+      found = one.pictures(variables)
+      for key, picture in found.items():
+        file = f"{name}_{key}.png"
+        captions[file] = f"{name}: {picture.caption}"
+        if jax.process_index() == 0:
+          picture.draw(pathlib.Path(workdir) / file)
+  return captions
 
 
 def _finish(run, workdir, metadata, ran, rows, recorded, clock):
@@ -233,7 +261,13 @@ def _finish(run, workdir, metadata, ran, rows, recorded, clock):
       "images per step": program.images_per_step,
     },
     "about": {name: one.about for name, _, one in run.evaluations},
-    "pictures": {f"{n}.png": text for n, text in program.captions.items()},
+    "metrics": {
+      f"{name}/{metric}": text
+      for name, _, one in run.evaluations
+      for metric, text in one.metrics.items()
+    },
+    "pictures": {f"{n}.png": text for n, text in program.captions.items()}
+    | ran["pictures"],
     "chance": program.chance,
     "exports": digests,
   }

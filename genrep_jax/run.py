@@ -7,6 +7,7 @@ be wrong with a config, alone or with two of its parts together, is refused
 here, before anything is compiled.
 """
 
+import dataclasses
 import functools
 import json
 
@@ -178,7 +179,12 @@ class Run:
     if "data" in needs:
       parts["dataset"] = self.dataset
     given = contracts.Given(
-      seed=self.seed, batch=self.batch, split=self.split, **parts
+      seed=self.seed,
+      batch=self.batch,
+      split=self.split,
+      renderings=1 + max(self._given_renderings, default=-1),
+      pixel_views=self._pixel_views,
+      **parts,
     )
     source = plugins.make("sources", entry, given)
     _checks.source(self._label("sources", "source"), source)
@@ -224,24 +230,38 @@ class Run:
     )
     return view
 
-  @functools.cached_property
-  def rendering_of(self) -> tuple[int, ...]:
-    """Which rendering each view shows; all the one where T_z does nothing."""
+  @property
+  def _given_renderings(self) -> tuple[int, ...]:
+    """`views.rendering_of`, where () is a rendering of its own for each."""
     views = self.config.views
     given, count = tuple(views.rendering_of), views.num_views
     if given and len(given) != count:
       options.refuse("views.rendering_of", given, f"() or {count} numbers")
+    return given or tuple(range(count))
+
+  @functools.cached_property
+  def rendering_of(self) -> tuple[int, ...]:
+    """Which rendering each view shows; all the one where T_z does nothing."""
+    views, given = self.config.views, self._given_renderings
+    own = tuple(range(len(given)))
+    if self.source.cropped and given != own:
+      options.refuse(
+        "views.rendering_of",
+        given,
+        f"() or {own} where every view's crop is cut while decoding",
+      )
+    if self.source.own_images:
+      return given
     if self.latent_view is None or views.latent.name == "none":
-      return (0,) * count
-    drawn = len(set(given)) or count
-    drawn -= bool(views.anchor_first)
+      return (0,) * len(given)
+    drawn = len(set(given)) - bool(views.anchor_first)
     if 0 < views.num_neighbors < drawn:
       options.refuse(
         "views.num_neighbors",
         views.num_neighbors,
         f"0 (always new ones) or at least {drawn}, the views drawn of the pool",
       )
-    return given or tuple(range(count))
+    return given
 
   @functools.cached_property
   def pixel_views(self) -> contracts.PixelViews:
@@ -251,8 +271,15 @@ class Run:
     wanted = tuple(self.config.views.pixel_on) or tuple(range(count))
     if not set(wanted) <= set(range(count)):
       options.refuse("views.pixel_on", wanted, f"views in 0..{count - 1}")
-    made = plugins.make(room, entry, shape, count)
-    _checks.pixel_views(self._label(room, "views.pixel"), made, count, shape)
+    made = self._pixel_views(shape, count)
+    if self.source.cropped:
+      if len(wanted) < count:
+        options.refuse(
+          "views.pixel_on",
+          wanted,
+          "() where every view's crop is cut while decoding",
+        )
+      made = dataclasses.replace(made, views=made.cropped)
     if len(wanted) == count:
       return made
     bare = plugins.defaults(room, "none")
@@ -260,6 +287,13 @@ class Run:
     bare = plugins.make(room, {**bare, "name": "none"}, shape, count).views
     chosen = [made.views[i] if i in wanted else bare[i] for i in range(count)]
     return contracts.PixelViews(chosen, made.mean, made.std)
+
+  def _pixel_views(self, shape, count) -> contracts.PixelViews:
+    """T_x of images of a shape (h, w, c)."""
+    made = plugins.make("views/pixel", self.config.views.pixel, shape, count)
+    label = self._label("views/pixel", "views.pixel")
+    _checks.pixel_views(label, made, count, shape)
+    return made
 
   @property
   def normalization(self):

@@ -23,6 +23,7 @@ from genrep_jax.lib import (
   configs,
   errors,
   execution,
+  feeding,
   metrics,
   options,
   pictures,
@@ -176,8 +177,8 @@ def train(run, workdir, metadata, clock) -> dict:
     store, state, pending = restore(run, workdir, metadata)
     if state is None:
       state = execution.initial(program)
-    frozen = execution.put_frozen(program)
     step = int(state.step)
+    frozen = execution.put_frozen(program, step)
   if (total - step) % per_call:
     store.close()
     options.refuse(
@@ -195,12 +196,14 @@ def train(run, workdir, metadata, clock) -> dict:
   )
   # 2. Compile ahead of time.
   with clock.pause("compile"):
-    lowered = execution.jit(program, per_call).lower(state, frozen)
+    _, given = execution.abstract(program, per_call)
+    lowered = execution.jit(program, per_call).lower(state, given)
     train_step = lowered.compile()
   if step == 0:
     save_previews(writer, workdir, program, state, frozen)
   _, like = lowered.out_info
   results, measured = {}, metrics.unpack(pending, like, program.shardings)
+  new = None  # what the devices are at
 
   def due(every):
     return bool(every) and step // every > (step - per_call) // every
@@ -221,7 +224,7 @@ def train(run, workdir, metadata, clock) -> dict:
       return evaluate(
         run,
         evaluations,
-        program.variables(state),
+        program.variables(state, frozen),
         step=step,
         last=step >= total,
       )
@@ -246,6 +249,7 @@ def train(run, workdir, metadata, clock) -> dict:
   # steps in flight can use up: both then wait for ever.
   one_at_a_time = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
   stop_together = processes.StopTogether(mesh, ahead=not one_at_a_time)
+  feeder = feeding.feeder(program, step, per_call)
   clock.start(step)
   try:
     if step and evaluation_due():  # of the restored state
@@ -255,7 +259,7 @@ def train(run, workdir, metadata, clock) -> dict:
     with stopping.deferred(), jax.transfer_guard("disallow"):
       while step < total:
         # 3. Step.
-        state, new = train_step(state, frozen)
+        state, new = train_step(state, feeder.next(frozen, new))
         step += per_call
         if one_at_a_time:
           jax.block_until_ready(new)
@@ -267,7 +271,9 @@ def train(run, workdir, metadata, clock) -> dict:
         if last or due(config.log_every_steps):
           scalars, measured = fetch(), None
           rate = clock.measure(step)
-          writer.write_scalars(step, _with_rate(scalars, rate))
+          rates = {} if rate is None else {"views_per_second": rate}
+          rates |= feeder.shares()
+          writer.write_scalars(step, scalars | rates)
           say(clock.line(step, _headline(scalars), rate))
         # 5. Save.
         if last or due(config.checkpoint.every_steps) or evaluation_due():
@@ -292,6 +298,7 @@ def train(run, workdir, metadata, clock) -> dict:
       with jax.transfer_guard("allow"):
         save_previews(writer, workdir, program, state, frozen)
   finally:
+    feeder.close()
     store.close()
     writer.close()
   return {"state": state, "frozen": frozen, "step": step, "results": results}
@@ -305,10 +312,6 @@ def say(text: str) -> None:
 
 def _headline(scalars):
   return {k: v for k, v in scalars.items() if k.endswith("loss")}
-
-
-def _with_rate(scalars, rate):
-  return scalars if rate is None else {**scalars, "views_per_second": rate}
 
 
 def _wandb_options(config):

@@ -29,6 +29,7 @@ TINY = (
   "log_every_steps=5",
   "checkpoint.every_steps=5",
   "report.recorded=",
+  "report.pictures=False",
   "compilation_cache=off",
 )
 

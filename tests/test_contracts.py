@@ -353,6 +353,14 @@ def test_schedule(name):
 def test_source(name):
   run = support.open_run(support.tiny(f"source.name={name}"))
   source, frozen = run.source, run.source.frozen
+  if source.feed is not None:
+    positions = np.array([15, 0, 3])
+    whole = source.feed.read(1, np.arange(16))
+    for key, part in source.feed.read(1, positions).items():
+      np.testing.assert_array_equal(part, whole[key][positions])
+      like = source.feed.shapes[key]
+      assert (whole[key].shape, whole[key].dtype) == (like.shape, like.dtype)
+    frozen = frozen | {"fed": whole}
   draw = jax.jit(source.draw)
   one, again = (draw(jnp.int32(1), frozen) for _ in range(2))
   same_bits(dict(one), dict(again))
@@ -405,12 +413,22 @@ def test_program(name):
   model = program.model
   images = jax.ShapeDtypeStruct((3, 28, 28, 1), jnp.float32)
   if model.encode is not None:
-    variables = jax.eval_shape(program.variables, state)
+    variables = jax.eval_shape(program.variables, state, frozen)
     assert jax.eval_shape(model.encode, variables, images).shape[0] == 3
   if model.generate is not None:
     index = jax.ShapeDtypeStruct((3,), jnp.uint32)
-    shown, labels = jax.eval_shape(model.generate, state.ema, index)
+    if name == "genrep":
+      variables = jax.eval_shape(program.variables, state, frozen)
+    else:  # what a game generates with is measured, not abstract
+      variables = state.ema
+    shown, labels = jax.eval_shape(model.generate, variables, index)
     assert shown.shape == images.shape and labels.shape == (3,)
+  if model.views is not None:
+    shown = jax.eval_shape(
+      lambda v, i: model.views(v, i, 2), variables, jnp.arange(3, dtype="uint32")
+    )
+    assert shown.images.shape == (3, 2, 28, 28, 1)
+    assert shown.latents.shape[:2] == (3, 2) and shown.labels.shape == (3,)
 
 
 @pytest.mark.parametrize("name", ["genrep", "walks"])

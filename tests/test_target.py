@@ -81,8 +81,8 @@ def test_the_loss_is_that_of_the_averages_features(run):
 
 
 def test_evaluations_can_take_either_network(run):
-  run, states, _, _ = run
-  average = run.program.variables(states[-1])["params"]
+  run, states, _, frozen = run
+  average = run.program.variables(states[-1], frozen)["params"]
   jax.tree.map(
     np.testing.assert_array_equal,
     average,
@@ -92,7 +92,7 @@ def test_evaluations_can_take_either_network(run):
   program = run_lib.Run(own, support.mesh_of(1)).program
   jax.tree.map(
     np.testing.assert_array_equal,
-    program.variables(states[-1])["params"],
+    program.variables(states[-1], frozen)["params"],
     states[-1].params["encoder"],
   )
 

@@ -116,11 +116,20 @@ class PixelViews:
     mean: 1 or c numbers; what the encoder is shown is
       ((x + 1) / 2 - mean) / std, in training and in evaluation.
     std: likewise.
+    boxes: for each view (key, size [2]) -> float [4], the box (top, left,
+      height, width) that the view of the same key would cut out of an image of
+      this height and width; (): T_x cannot say.
+    cropped: for each view what it does to an image that is cut already,
+      [crop_px crop_px c].
+    crop_px: side to which all boxes are resized.
   """
 
   views: Sequence[PixelView]
   mean: Sequence[float] = (0.5,)
   std: Sequence[float] = (0.5,)
+  boxes: Sequence[Callable[[Array, Array], Array]] = ()
+  cropped: Sequence[PixelView] = ()
+  crop_px: int = 0
 
 
 class Features(NamedTuple):
@@ -221,7 +230,18 @@ class Objective:
 
 
 class Split(NamedTuple):
-  """Real images: images uint8 [N h w c] and labels int [N], numpy."""
+  """Real images and their classes.
+
+  Attributes:
+    images: numpy uint8 [N h w c], or an object that decodes on demand: with
+      `shape`, `dtype` and a length, whose `images[rows]`, rows a slice or int
+      [n], is such an array; `numpy.asarray` of it decodes everything. If it has
+      `crops` and `sizes`, int [N 2], each image's own height and width,
+      `crops(rows, boxes float [n 4], side)` is uint8 [n side side c]: of every
+      image a box (top, left, height, width; pixels), cut out while decoding
+      and resized.
+    labels: numpy, int [N], or bool [N k] where an image can have several.
+  """
 
   images: Any
   labels: Any
@@ -237,6 +257,8 @@ class Dataset:
     class_names: one name per class, or ().
     train: a Split.
     test: a Split.
+    selection: the official Split to choose by, or None: it is then held out
+      of `train` where one is wanted.
   """
 
   name: str
@@ -244,9 +266,27 @@ class Dataset:
   class_names: Sequence[str]
   train: Split
   test: Split
+  selection: Split | None = None
 
 
 Draws = Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+  """What the host gives the program in every step.
+
+  Attributes:
+    shapes: {name: ShapeDtypeStruct [b ...]} of one batch.
+    read: (number of the batch, positions int [p] within it) -> {name: numpy
+      array [p ...]}; a pure function, called from a thread of its own and only
+      for the positions of this process's devices.
+    prefetch: batches that are read ahead.
+  """
+
+  shapes: Mapping[str, Any]
+  read: Callable[[int, Any], Mapping[str, Any]]
+  prefetch: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,6 +309,11 @@ class Source:
     generator: whose latents T_z moves; None: there are none.
     differentiable: all images are the generator's, so that an objective may
       differentiate through `show`, and all latents are those of the images.
+    feed: what the host gives, which `draw` and `show` find in
+      `frozen["fed"]`; None: all images are on the devices.
+    own_images: every rendering is an image of its own even without latents; r
+      is then as `views.rendering_of` says.
+    cropped: its images are cut already: T_x is without its crop.
   """
 
   image_shape: tuple[int, int, int]
@@ -280,6 +325,9 @@ class Source:
   facts: Mapping[str, str]
   generator: Generator | None = None
   differentiable: bool = False
+  feed: Feed | None = None
+  own_images: bool = False
+  cropped: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,6 +344,9 @@ class Given:
     latents: {"z": [N latent_dim], "y": [N]} to take in turn, or None.
     num_anchors: size of a virtual data set of latents; 0: endless.
     dataset: real images, a Dataset.
+    renderings: how many images of an anchor a source with `own_images` shows.
+    pixel_views: (image_shape, num_views) -> T_x, for sources that cut the
+      crops themselves.
   """
 
   seed: int
@@ -307,6 +358,22 @@ class Given:
   latents: Mapping[str, Any] | None = None
   num_anchors: int = 0
   dataset: Dataset | None = None
+  renderings: int = 1
+  pixel_views: Callable[[tuple[int, int, int], int], PixelViews] | None = None
+
+
+class Judged(NamedTuple):
+  """Views of n anchors, rendered to be judged.
+
+  Attributes:
+    images: [n q h w c] in [-1, 1], as `Model.encode` takes them.
+    latents: [n q latent_dim], after T_z.
+    labels: int32 [n], the class given to the generator; 0 without classes.
+  """
+
+  images: Array
+  latents: Array
+  labels: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,12 +385,30 @@ class Model:
       jit-able; a row depends on its own image only. None: nothing encodes.
     generate: (variables, index uint32 [n]) -> (images [n h w c] in [-1, 1],
       labels int32 [n]), jit-able; None: nothing generates.
+    views: (variables, index uint32 [n], count, *, latent=True, pixel=True,
+      sigma=None) -> Judged, `count` views of each of n anchors, jit-able with
+      all but the first two static: drawn as in training, of other anchors.
+      Without `latent`, every view is of the anchor itself; without `pixel`,
+      T_x is left out; `sigma` replaces T_z's own. None: nothing is rendered.
     channels: c of the images.
   """
 
   encode: Callable[[Tree, Array], Array] | None = None
   generate: Callable[[Tree, Array], tuple[Array, Array]] | None = None
+  views: Callable[..., Judged] | None = None
   channels: int | None = None
+
+
+class Picture(NamedTuple):
+  """A picture of a finished run's report.
+
+  Attributes:
+    caption: one line.
+    draw: path of a PNG -> None, writes it; small, a report holds it.
+  """
+
+  caption: str
+  draw: Callable[[Any], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,6 +423,9 @@ class Evaluation:
     requires: fields of Model that must be there.
     unit: of the headline; "%" shows a share as percent.
     about: one line on the protocol and the data, for reports.
+    metrics: {metric: one sentence}, for reports; a name that ends with "*"
+      stands for all that begin so.
+    pictures: variables -> {name: Picture} of a finished run; None: it has none.
   """
 
   run: Callable[[Tree], Iterable[tuple[str, float]]]
@@ -345,6 +433,8 @@ class Evaluation:
   requires: frozenset[str] = frozenset({"encode"})
   unit: str = "%"
   about: str = ""
+  metrics: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  pictures: Callable[[Tree], Mapping[str, Picture]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,8 +449,9 @@ class Program:
     step: (state, frozen) -> (state, clu metrics collection); pure, not jitted.
     frozen: pytree of numpy or jax arrays that no step changes (generator
       weights, resident real images); passed, not donated, never closed over.
-    shardings: of the state and of `frozen`, one for both; everything that
-      places or compiles reads it here.
+    shardings: of the state and of `frozen`, one for both (what is fed is
+      spread over the devices); everything that places or compiles reads it
+      here.
     examples_per_step: anchors (or real images) one step consumes.
     images_per_step: images one step shows to the trained networks.
     total_steps: length of the run.
@@ -370,7 +461,11 @@ class Program:
     preview_at_end: the pictures are drawn again after the last step.
     facts: lines of the start banner, {what: value}.
     model: what evaluations may ask of it.
-    variables: state -> the variables that `model` wants.
+    variables: (state, frozen) -> the variables that `model` wants; encoders
+      have their trained weights in "params".
+    feed: what the host gives in every step, in `frozen["fed"]`, or None.
+    feed_batches: batches of `feed` that one step takes; of several, `frozen`
+      has [feed_batches b ...].
     export: (state, frozen) -> {file name: (tree of arrays, metadata)}, what a
       finished run leaves in its workdir as safetensors: "encoder.safetensors",
       "generator.safetensors", a trained view's own.
@@ -394,7 +489,9 @@ class Program:
   captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
   preview_at_end: bool = False
   model: Model = Model()
-  variables: Callable[[Tree], Tree] = lambda state: {}
+  variables: Callable[[Tree, Tree], Tree] = lambda state, frozen: {}
+  feed: Feed | None = None
+  feed_batches: int = 1
   export: Callable[[Tree, Tree], Mapping[str, tuple[Tree, Mapping]]] = (
     lambda state, frozen: {}
   )

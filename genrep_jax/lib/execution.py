@@ -5,14 +5,15 @@ Where arrays lie is said once, by `Program.shardings`.
 
 import jax
 
-from genrep_jax.lib import contracts
+from genrep_jax.lib import contracts, feeding
 
 
-def abstract(program: contracts.Program):
+def abstract(program: contracts.Program, steps_per_call: int = 1):
   """Returns shapes, dtypes and shardings of a program's arguments.
 
   Args:
     program: its devices need not be present (an AOT topology's).
+    steps_per_call: of the call that is given them.
 
   Returns:
     (state, frozen), trees of `jax.ShapeDtypeStruct` with shardings.
@@ -22,7 +23,10 @@ def abstract(program: contracts.Program):
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=program.shardings)
 
   state = jax.tree.map(shaped, jax.eval_shape(program.init))
-  return state, jax.tree.map(shaped, program.frozen)
+  frozen = jax.tree.map(shaped, program.frozen)
+  if program.feed is not None:
+    frozen["fed"] = feeding.shapes(program, steps_per_call)
+  return state, frozen
 
 
 def initial(program: contracts.Program):
@@ -30,8 +34,13 @@ def initial(program: contracts.Program):
   return jax.jit(program.init, out_shardings=program.shardings)()
 
 
-def put_frozen(program: contracts.Program):
-  """Places a program's frozen arguments on its devices, once."""
+def put_frozen(program: contracts.Program, step: int = 0):
+  """Places a program's frozen arguments on its devices, once.
+
+  Args:
+    program: where its feed, if it has one, gives what `step` is fed.
+    step: of the run.
+  """
 
   def put(x):
     # Every process holds the same host array: no transfer between hosts.
@@ -39,7 +48,10 @@ def put_frozen(program: contracts.Program):
       x.shape, program.shardings, lambda index: x[index]
     )
 
-  return jax.tree.map(put, program.frozen)
+  frozen = jax.tree.map(put, program.frozen)
+  if program.feed is not None:
+    frozen["fed"] = feeding.put(program, step)
+  return frozen
 
 
 def jit(program: contracts.Program, steps_per_call: int = 1):
@@ -47,7 +59,8 @@ def jit(program: contracts.Program, steps_per_call: int = 1):
 
   Args:
     program: what is trained.
-    steps_per_call: steps scanned inside one call; the metrics are merged.
+    steps_per_call: steps scanned inside one call; the metrics are merged. What
+      is fed is then [steps_per_call ...].
 
   Returns:
     A jitted function that donates the state and keeps `frozen`.
@@ -56,16 +69,24 @@ def jit(program: contracts.Program, steps_per_call: int = 1):
   def steps(state, frozen):
     if steps_per_call == 1:
       return program.step(state, frozen)
+    rest = {name: x for name, x in frozen.items() if name != "fed"}
     state, measured = jax.lax.scan(
-      lambda state, _: program.step(state, frozen),
+      lambda state, fed: program.step(state, {**rest, **fed}),
       state,
+      {"fed": frozen["fed"]} if program.feed is not None else {},
       length=steps_per_call,
     )
     return state, measured.reduce()
 
+  where = program.shardings
+  given = where
+  if program.feed is not None:
+    fed = feeding.shapes(program, steps_per_call)
+    fed = {name: x.sharding for name, x in fed.items()}
+    given = dict.fromkeys(program.frozen, where) | {"fed": fed}
   return jax.jit(
     steps,
     donate_argnums=0,
-    in_shardings=(program.shardings, program.shardings),
-    out_shardings=program.shardings,
+    in_shardings=(where, given),
+    out_shardings=where,
   )

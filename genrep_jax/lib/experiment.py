@@ -173,6 +173,9 @@ OPTIONS = {
     "baselines": options.flag(
       True, "evaluate raw pixels and the untrained encoder too"
     ),
+    "pictures": options.flag(
+      True, "draw neighbors, confusions, maps: what evaluations offer"
+    ),
     "recorded": options.text(
       "", "table of recorded rows to print beside this run's"
     ),

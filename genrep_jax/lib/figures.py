@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from genrep_jax.lib import files
 
 # After Okabe and Ito (2008), darkened to 3:1 or more against white.
@@ -121,6 +123,72 @@ def dot_plot(path, rows, *, title, x_label, levels=(), digits=2) -> None:
     _head(axes, title)
     if _finite(levels):
       figure.legend(loc="outside lower center", ncols=3)
+
+
+def matrix_plot(path, shares, names, *, title, x_label, y_label) -> None:
+  """Writes a matrix of shares, with its numbers in percent if they fit.
+
+  Args:
+    path: of the file, .svg or .png; written whole or not at all.
+    shares: [k k] in [0, 1].
+    names: of the k rows and columns.
+    title: says what to see.
+    x_label: what the columns are.
+    y_label: what the rows are.
+  """
+  few = len(names) <= 20
+  side = 1.8 + (0.42 * len(names) if few else 4.2)
+  with _figure(path, title, (side + 0.6, side)) as figure:
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.grid(visible=False)
+    if few:
+      axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+      axes.set_yticks(range(len(names)), names)
+      for row, line in enumerate(shares):
+        for column, share in enumerate(line):
+          if share >= 0.005:
+            color = "white" if share > 0.5 else "#222"
+            text = f"{100 * share:.0f}"
+            look = {"ha": "center", "va": "center", "fontsize": 7.5}
+            axes.text(column, row, text, color=color, **look)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    _head(axes, title)
+
+
+def map_plot(path, pixels, names, colors, *, title) -> None:
+  """Writes a map of images, with the colors of its frames named beside it.
+
+  Args:
+    path: of the file, .png; written whole or not at all.
+    pixels: uint8 [h w 3].
+    names: of the classes.
+    colors: uint8 [k 3], theirs.
+    title: says what to see.
+  """
+  from matplotlib import patches
+
+  with _figure(path, title, (8.6, 7.4)) as figure:
+    axes = figure.subplots()
+    axes.imshow(pixels, interpolation="nearest")
+    axes.set_axis_off()
+    _head(axes, title)
+    handles = [
+      patches.Patch(color=color / 255, label=name)
+      for name, color in zip(names, colors)
+    ]
+    if len(handles) <= 20:
+      figure.legend(handles=handles, loc="outside right center")
+
+
+def class_colors(count: int):
+  """Returns uint8 [count 3], colors that differ as far as they can."""
+  from matplotlib import colormaps
+
+  some = colormaps["tab20" if count > 10 else "tab10"]
+  colors = [some(i % some.N)[:3] for i in range(count)]
+  return np.rint(255 * np.array(colors)).astype(np.uint8)
 
 
 def _finite(levels):

@@ -34,3 +34,14 @@ def batch(mesh: Mesh) -> NamedSharding:
 def split_batch(x, mesh: Mesh):
   """Constrains the first axis of every leaf of `x` to the data axis."""
   return jax.lax.with_sharding_constraint(x, batch(mesh))
+
+
+def host_device():
+  """Returns a device of the host for small computations beside the program.
+
+  Where JAX_PLATFORMS leaves the CPU out: one that the program runs on.
+  """
+  try:
+    return jax.local_devices(backend="cpu")[0]
+  except RuntimeError:
+    return jax.local_devices()[0]

@@ -10,6 +10,7 @@ from typing import Any
 from genrep_jax.lib import errors, figures, files, results, writers
 
 _MOST_LOSSES = 6  # lines of one panel
+_MOST_BYTES = 2_800_000  # of all pictures: a report can be sent by mail
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62em;
   margin: 2em auto; padding: 0 1em }
@@ -81,9 +82,11 @@ def write(workdir, summary: Mapping[str, Any]) -> pathlib.Path:
   if panels:
     figures.line_plot(workdir / "curves.png", *panels)
   table = results.Table(summary["columns"], summary["rows"])
-  pictures = "".join(
-    _picture(workdir, name, text) for name, text in summary["pictures"].items()
-  )
+  curves, space = _picture(workdir, "curves.png", "over the steps", _MOST_BYTES)
+  pictures = ""
+  for name, text in summary["pictures"].items():
+    one, space = _picture(workdir, name, text, space)
+    pictures += one
   seconds = ", ".join(f"{k} {v:.1f} s" for k, v in summary["seconds"].items())
   about = [f"{entry}: {text}" for entry, text in summary["about"].items()]
   files.write_text(
@@ -96,8 +99,9 @@ def write(workdir, summary: Mapping[str, Any]) -> pathlib.Path:
 <i>recorded</i> were measured earlier, mean ± standard deviation over the seeds
 named.</p>{"".join(f"<p>{_text(line)}</p>" for line in about)}
 <h2>Pictures</h2><div class="pixels">{pictures}</div>
-<h2>Training</h2>{_picture(workdir, "curves.png", "over the steps")}
+<h2>Training</h2>{curves}
 <p>{_text(seconds)}</p>
+{_metrics(summary)}
 <h2>What was run</h2>{_pairs(summary["facts"])}
 {"<h2>Files</h2>" * bool(summary["exports"])}{_pairs(summary["exports"])}
 <details><summary>config and versions</summary>
@@ -147,16 +151,43 @@ def _panels(curves, summary):
   return panels
 
 
-def _picture(workdir, name, caption) -> str:
+def _picture(workdir, name, caption, space: int) -> tuple[str, int]:
+  """Returns a picture's HTML and the bytes that are left for others."""
   file = workdir / name
   if not file.exists():
-    return ""
+    return "", space
   data = base64.b64encode(file.read_bytes()).decode()
+  if len(data) > space:
+    return (
+      f"<p>{_text(caption)}: {_text(name)}, too large to be here</p>",
+      space,
+    )
   return (
     f'<figure><img alt="{_text(caption)}" '
     f'src="data:image/png;base64,{data}"><figcaption>{_text(caption)}'
-    "</figcaption></figure>"
+    "</figcaption></figure>",
+    space - len(data),
   )
+
+
+def _metrics(summary) -> str:
+  """Every metric of the run with the sentence that explains it."""
+  sentences = summary.get("metrics", {})
+
+  def sentence(name):
+    fits = [
+      key
+      for key in sentences
+      if key == name or key.endswith("*") and name.startswith(key[:-1])
+    ]
+    return sentences[max(fits, key=len)] if fits else ""
+
+  lines = "".join(
+    f"<tr><td><code>{_text(name)}</code></td>"
+    f"<td class=figure>{value:.6g}</td><td>{_text(sentence(name))}</td></tr>"
+    for name, value in summary.get("results", {}).items()
+  )
+  return f"<h2>All metrics</h2><table>{lines}</table>" * bool(lines)
 
 
 def _pairs(values) -> str:

@@ -56,6 +56,11 @@ def per_index(key: jax.Array, indices: jax.Array) -> jax.Array:
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
 
 
+def view_key(key: jax.Array, index: jax.Array, view: jax.Array) -> jax.Array:
+  """Folds a global sample index and the number of a view into `key`."""
+  return jax.random.fold_in(jax.random.fold_in(key, index), view)
+
+
 def truncated_normal(key, shape, *, sigma=1.0, truncation=2.0):
   """Draws N^t(0, sigma, t): a normal cut at +-t*sigma (GenRep, section 3).
 
@@ -92,6 +97,11 @@ def latent_and_class(key, latent_dim, num_classes, *, sigma=1.0, truncation):
   z = truncated_normal(z_key, (latent_dim,), sigma=sigma, truncation=truncation)
   y = jax.random.randint(y_key, (), 0, max(1, num_classes))
   return z, y.astype(jnp.int32)
+
+
+def neighbors(key: jax.Array, pool: int, count: int) -> jax.Array:
+  """Draws `count` of the neighbors 1 .. pool without replacement: uint32."""
+  return (1 + jax.random.permutation(key, pool)[:count]).astype(jnp.uint32)
 
 
 def one_draw(key: jax.Array, build: Callable):

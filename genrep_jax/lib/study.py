@@ -122,6 +122,7 @@ def commands(
         *passed,
         f"seed={seed}",
         f"title={name}",
+        "report.pictures=False",
         "report.recorded=",
       ]
       command = [sys.executable, "-m", "genrep_jax.main"]

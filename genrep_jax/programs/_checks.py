@@ -64,7 +64,10 @@ def generator(label: str, made) -> None:
 def source(label: str, made: contracts.Source) -> None:
   """Checks a Source's facts and what it draws and shows."""
   step = jax.ShapeDtypeStruct((), jnp.int32)
-  draws = jax.eval_shape(made.draw, step, made.frozen)
+  frozen = dict(made.frozen)
+  if made.feed is not None:
+    frozen["fed"] = dict(made.feed.shapes)
+  draws = jax.eval_shape(made.draw, step, frozen)
   wanted = ["index", "labels"]
   if made.generator is not None:
     wanted += ["anchor", "anchors", "y"]
@@ -75,8 +78,9 @@ def source(label: str, made: contracts.Source) -> None:
   if made.generator is not None:
     shape = (batch, 1, made.generator.latent_dim)
     latents = jax.ShapeDtypeStruct(shape, jnp.float32)
-  images = jax.eval_shape(made.show, draws, latents, made.frozen)
-  shape = (batch, 1, *made.image_shape)
+  images = jax.eval_shape(made.show, draws, latents, frozen)
+  renderings = None if made.own_images else 1
+  shape = (batch, renderings, *made.image_shape)
   _like(label, "images of show", images, shape, jnp.floating)
 
 

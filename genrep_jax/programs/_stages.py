@@ -134,12 +134,10 @@ class Stages:
     numbers = jnp.broadcast_to(numbers, (len(owner), count))
     if pool:
       keys = rng.per_index(rng.stream(self.seed, "neighbor"), draws["index"])
-      # Neighbor j has the number 1 + j; drawn without replacement.
-      draw = jax.vmap(lambda key: 1 + jax.random.permutation(key, pool)[:count])
-      numbers = draw(keys).astype(jnp.uint32)
+      numbers = jax.vmap(lambda key: rng.neighbors(key, pool, count))(keys)
 
     def one(i, view, z, y):
-      return transform(_view_key(key, i, view), z, y)
+      return transform(rng.view_key(key, i, view), z, y)
 
     over_views = jax.vmap(one, in_axes=(None, 0, None, None))
     moved = jax.vmap(over_views)(owner, numbers, z, y)
@@ -152,7 +150,7 @@ class Stages:
     key = rng.stream(self.seed, "pixel_view")
 
     def one(pixel_view, i, view, image):
-      return pixel_view(_view_key(key, i, view), image)
+      return pixel_view(rng.view_key(key, i, view), image)
 
     def some(start, stop):
       numbers = jnp.arange(start, stop, dtype=jnp.uint32)
@@ -174,7 +172,3 @@ class Stages:
     if count == len(self.view_shapes):
       return views, None
     return views, some(count, len(self.view_shapes))
-
-
-def _view_key(key, index, view):
-  return jax.random.fold_in(jax.random.fold_in(key, index), view)

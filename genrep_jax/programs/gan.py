@@ -165,6 +165,10 @@ class Game:
 
   def real_batch(self, frozen, update):
     """Gathers (images [b h w c] in [-1, 1], labels [b]), epoch by epoch."""
+    if "fed" in frozen and self.options.d_steps > 1:
+      turn = update % self.options.d_steps
+      fed = jax.tree.map(lambda x: x[turn], frozen["fed"])
+      frozen = {**frozen, "fed": fed}
     draws = self.source.draw(update, frozen)
     images, labels = (
       self.source.show(draws, None, frozen)[:, 0],
@@ -294,13 +298,14 @@ class Game:
     z, y = self.sample("generate", index)
     return self.generator.apply(variables, z, y), y
 
-  def variables(self, state):
+  def variables(self, state, frozen=None):
     """The averaged generator, its batch-norm statistics measured anew.
 
     The moving average of the statistics lags behind the averaged weights: they
     belong to other weights. Means over 40 batches of 500 latents fit (Brock et
     al. 2019, section 2: "standing statistics").
     """
+    del frozen
 
     @jax.jit
     def measure(variables, batch):
@@ -389,8 +394,9 @@ def make(cfg, run) -> contracts.Program:
     variables = jax.device_get(game.variables(state))
     half = jax.tree.map(lambda x: x.astype(np.float16), variables["params"])
     digest = hashlib.sha256()
-    for name in ("images", "labels"):
-      digest.update(np.ascontiguousarray(frozen[name]).tobytes())
+    train = run.dataset.train
+    for array in (np.asarray(train.images), frozen["labels"]):
+      digest.update(np.ascontiguousarray(array).tobytes())
     entry = run.plain("generator")
     for key in ("weights", "sha256"):  # of what was loaded, not of this file
       entry.pop(key, None)
@@ -423,6 +429,8 @@ def make(cfg, run) -> contracts.Program:
     },
     model=contracts.Model(generate=game.generate, channels=generator.channels),
     variables=game.variables,
+    feed=source.feed,
+    feed_batches=cfg.d_steps,
     export=exported,
     stages=("discriminator", "generator"),
   )

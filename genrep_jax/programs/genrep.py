@@ -24,7 +24,7 @@ from genrep_jax.lib import (
   plugins,
   rng,
 )
-from genrep_jax.programs import _checks, _learned
+from genrep_jax.programs import _checks, _judged, _learned
 from genrep_jax.programs._stages import Stages
 
 STAGES = hlo.STAGES
@@ -215,7 +215,7 @@ class GenRep:
     images = images_lib.normalize(images, self.mean, self.std)
     return self.encoder.apply(variables, images, train=False)[0].pooled
 
-  def variables(self, state):
+  def encoder_variables(self, state):
     """Returns the encoder's variables that are evaluated and exported."""
     params, batch_stats = state.params, state.batch_stats
     if self.ema_decay is not None and self.evaluate_ema:
@@ -315,13 +315,15 @@ def make(cfg, run) -> contracts.Program:
     std=jnp.asarray(std, jnp.float32),
   )
   frozen, facts = dict(run.source.frozen), run.source_facts()
+  feed = run.source.feed
   if run.objective.frozen is not None:
     frozen["objective"] = run.objective.frozen
   num_views = len(run.stages.rendering_of)
   label = plugins.label_of("objectives", run.config.objective.name)
   with plugins.guard(label, "what it returns"):
     state = jax.eval_shape(one.init)
-    _checks.objective(label, one.first_loss, state, frozen)
+    fed = {} if feed is None else {"fed": dict(feed.shapes)}
+    _checks.objective(label, one.first_loss, state, frozen | fed)
     chance = run.objective.chance(run.batch, num_views)
     if chance is not None:
       facts["chance level of the loss"] = f"{chance:.4f}"
@@ -330,7 +332,7 @@ def make(cfg, run) -> contracts.Program:
     del frozen
     files = {
       "encoder.safetensors": (
-        one.variables(state),
+        one.encoder_variables(state),
         export.encoder_metadata(
           encoder=run.plain("encoder"),
           image=run.image_facts(),
@@ -370,12 +372,17 @@ def make(cfg, run) -> contracts.Program:
     },
     facts=facts,
     model=contracts.Model(
-      encode=one.encode, channels=run.source.image_shape[-1]
+      encode=one.encode,
+      channels=run.source.image_shape[-1],
+      **_judged.offered(run),
     ),
-    variables=one.variables,
+    variables=lambda state, frozen: (
+      one.encoder_variables(state) | _judged.variables(state, frozen)
+    ),
+    feed=feed,
     export=exported,
     check=lambda state, frozen: _checks.probe(
-      run, one.encode, one.variables(state), frozen
+      run, one.encode, one.encoder_variables(state), frozen
     ),
     chance=chance,
     stages=STAGES,

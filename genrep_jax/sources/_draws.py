@@ -32,27 +32,47 @@ def latents(given: contracts.Given, index, frozen) -> contracts.Draws:
 
 def rows(given: contracts.Given, index, frozen) -> contracts.Draws:
   """Draws "row" [b], each row once an epoch, and its "labels" [b]."""
-  key = rng.stream(given.seed, "real_images")
-  size = frozen["images"].shape[0]
-  row = given.split(jax.vmap(lambda i: rng.permuted_index(key, i, size))(index))
+  row = given.split(row_of(given, index, frozen["labels"].shape[0]))
   return {"row": row, "labels": frozen["labels"][row]}
 
 
+def row_of(given: contracts.Given, index, size: int) -> jax.Array:
+  """The rows int32 [b] of `size` that samples [b] see, here and on the host."""
+  key = rng.stream(given.seed, "real_images")
+  return jax.vmap(lambda i: rng.permuted_index(key, i, size))(index)
+
+
 def real(draws: contracts.Draws, frozen) -> jax.Array:
-  """Gathers real images [b 1 h w c] in [-1, 1]."""
+  """Gathers real images [b r h w c] in [-1, 1]; r is 1 unless they are fed."""
+  if "fed" in frozen:
+    return images.from_uint8(frozen["fed"]["images"])
   return images.from_uint8(frozen["images"][draws["row"]])[:, None]
 
 
-def frozen_of(given: contracts.Given) -> dict:
-  """What a source reads of the parts that it was given."""
+def classes_of(dataset: contracts.Dataset) -> int:
+  """How many classes labels are of; 0 where an image can have several."""
+  return dataset.num_classes if dataset.train.labels.ndim == 1 else 0
+
+
+def frozen_of(given: contracts.Given, resident: bool = True) -> dict:
+  """What a source reads of the parts that it was given.
+
+  Args:
+    given: the parts.
+    resident: with the real images, else only with their labels.
+  """
   frozen = {}
   if given.generator is not None:
     frozen["generator"] = given.variables
     if given.latents is not None:
       frozen["latents"] = given.latents
   if given.dataset is not None:
-    frozen["images"] = np.asarray(given.dataset.train.images)
-    frozen["labels"] = np.asarray(given.dataset.train.labels, np.int32)
+    split = given.dataset.train
+    if resident:
+      frozen["images"] = np.asarray(split.images)
+    single = classes_of(given.dataset) > 0
+    labels = split.labels if single else np.zeros(len(split.labels))
+    frozen["labels"] = np.asarray(labels, np.int32)
   return frozen
 
 

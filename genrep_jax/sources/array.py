@@ -21,7 +21,7 @@ def make(cfg, given: contracts.Given) -> contracts.Source:
 
   return contracts.Source(
     image_shape=tuple(dataset.train.images.shape[1:]),
-    num_classes=dataset.num_classes,
+    num_classes=_draws.classes_of(dataset),
     epoch_size=len(dataset.train.images),
     frozen=_draws.frozen_of(given),
     draw=draw,

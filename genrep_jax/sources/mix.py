@@ -4,13 +4,17 @@ import jax
 import jax.numpy as jnp
 
 from genrep_jax.lib import contracts, options, rng
-from genrep_jax.sources import _draws
+from genrep_jax.sources import _draws, _fed
 
 NEEDS = frozenset({"generator", "data"})
 OPTIONS = {
   "mix_ratio": options.number(
     0.5, "probability that an anchor is a real image", low=0, high=1
   ),
+  "stream": options.flag(
+    False, "the host feeds the real images, which else are on the devices"
+  ),
+  "prefetch": _fed.PREFETCH,
 }
 
 
@@ -33,7 +37,8 @@ def make(cfg, given: contracts.Given) -> contracts.Source:
       f"images of one shape; real images are {real_shape}, the generator's "
       f"{shape}",
     )
-  same = generator.num_classes == dataset.num_classes
+  classes = _draws.classes_of(dataset)
+  same = generator.num_classes == classes
 
   def draw(step, frozen):
     draws = _draws.index(given, step)
@@ -54,11 +59,12 @@ def make(cfg, given: contracts.Given) -> contracts.Source:
 
   return contracts.Source(
     image_shape=shape,
-    num_classes=dataset.num_classes if same else 0,
+    num_classes=classes if same else 0,
     epoch_size=given.num_anchors or len(dataset.train.images),
-    frozen=_draws.frozen_of(given),
+    frozen=_draws.frozen_of(given, resident=not cfg.stream),
     draw=draw,
     show=show,
     facts=_draws.facts_of(dataset),
     generator=generator,
+    feed=_fed.whole(given, cfg.prefetch) if cfg.stream else None,
   )

@@ -21,7 +21,7 @@ from genrep_jax.tools import _cli
 
 
 def choose(full: contracts.Dataset) -> contracts.Dataset:
-  """Takes the first 500 training and 200 test images of every class."""
+  """Takes the first 500 training and 1,000 test images of every class."""
   splits = {}
   for split, per_class in fashion_mnist_mini.PER_CLASS.items():
     images, labels = getattr(full, split)

@@ -63,8 +63,7 @@ def draw(cfg, key, image_shape) -> Draw:
   Returns:
     A Draw.
   """
-  u = jax.random.uniform(key, (2 * _CROP_TRIES + 15,))
-  crop_u, u = u[: 2 * _CROP_TRIES + 2], u[2 * _CROP_TRIES + 2 :]
+  crop_u, u = _uniform(key)
   box = random_box(crop_u, image_shape, cfg.scale, cfg.ratio)
   strength = jnp.asarray(
     [cfg.brightness, cfg.contrast, cfg.saturation], jnp.float32
@@ -90,6 +89,18 @@ def draw(cfg, key, image_shape) -> Draw:
   )
 
 
+def draw_box(cfg, key, size) -> jax.Array:
+  """Draws the box alone, as `draw` does: float32 [4] of an image [2] px."""
+  u, _ = _uniform(key)
+  return jnp.stack(random_box(u, (size[0], size[1]), cfg.scale, cfg.ratio))
+
+
+def _uniform(key):
+  """Returns the numbers of the box and those of everything else."""
+  u = jax.random.uniform(key, (2 * _CROP_TRIES + 15,))
+  return u[: 2 * _CROP_TRIES + 2], u[2 * _CROP_TRIES + 2 :]
+
+
 def random_box(u, image_shape, scale, ratio):
   """Draws RandomResizedCrop's box, without a loop.
 
@@ -99,14 +110,14 @@ def random_box(u, image_shape, scale, ratio):
 
   Args:
     u: uniform numbers in [0, 1), [22].
-    image_shape: (h, w, c).
+    image_shape: (h, w, ...); h and w may be traced.
     scale: (minimum, maximum) area, as a share of the image's.
     ratio: (minimum, maximum) of width / height.
 
   Returns:
     (top, left, height, width), float32 scalars holding integers.
   """
-  image_height, image_width, _ = image_shape
+  image_height, image_width = image_shape[:2]
   area = image_height * image_width
   area = area * (scale[0] + (scale[1] - scale[0]) * u[:_CROP_TRIES])
   low, high = math.log(ratio[0]), math.log(ratio[1])
@@ -128,7 +139,7 @@ def random_box(u, image_shape, scale, ratio):
   return corner[0], corner[1], height, width
 
 
-def apply(cfg, draw: Draw, image):
+def apply(cfg, draw: Draw, image, *, cropped: bool = False):
   """Applies one draw to one image; deterministic.
 
   Options that switch a stage off (probability or strength 0) leave it out of
@@ -138,6 +149,7 @@ def apply(cfg, draw: Draw, image):
     cfg: a view's options, its probabilities as numbers (pixel/_family.py).
     draw: what to apply.
     image: [h w c] in [-1, 1], c = 1 or 3.
+    cropped: it is the box already; it is only mirrored.
 
   Returns:
     float32 [h' w' c], normalized.
@@ -145,16 +157,20 @@ def apply(cfg, draw: Draw, image):
   height, width, num_channels = image.shape
   size = (cfg.crop_px, cfg.crop_px) if cfg.crop_px else (height, width)
   planes = jnp.moveaxis(image.astype(jnp.float32), -1, 0)
-  planes = pixel_ops.resized_crop(
-    planes,
-    draw.top,
-    draw.left,
-    draw.height,
-    draw.width,
-    size,
-    antialias=bool(cfg.antialias),
-    flip=draw.flip,
-  )
+  if cropped:
+    size = (height, width)
+    planes = jnp.where(draw.flip, planes[..., ::-1], planes)
+  else:
+    planes = pixel_ops.resized_crop(
+      planes,
+      draw.top,
+      draw.left,
+      draw.height,
+      draw.width,
+      size,
+      antialias=bool(cfg.antialias),
+      flip=draw.flip,
+    )
   # After the crop, where it costs no pass of its own: the crop is linear and
   # its weights sum to 1. Its rounding may leave [0, 1] by 1e-7.
   planes = jnp.clip((planes + 1) / 2, 0, 1)
@@ -181,10 +197,9 @@ def blur_kernel_px(cfg, side: int) -> int:
 
 
 def _fallback_box(height, width, ratio):
-  box_height, box_width = height, width
-  if width / height < ratio[0]:
-    box_height = min(height, round(width / ratio[0]))
-  elif width / height > ratio[1]:
-    box_width = min(width, round(height * ratio[1]))
+  box_height = jnp.minimum(height, jnp.round(width / ratio[0]))
+  box_width = jnp.minimum(width, jnp.round(height * ratio[1]))
+  box_height = jnp.where(width / height < ratio[0], box_height, height)
+  box_width = jnp.where(width / height > ratio[1], box_width, width)
   top, left = (height - box_height) // 2, (width - box_width) // 2
   return top, left, box_height, box_width

@@ -4,6 +4,7 @@ The augmentation itself is views/augmentation.py.
 """
 
 import dataclasses
+import functools
 
 import ml_collections
 
@@ -102,9 +103,18 @@ def make(cfg, image_shape, num_views: int) -> contracts.PixelViews:
     options_lib.refuse(
       "views.pixel.blur_kernel_px", cfg.blur_kernel_px, f"below {2 * side}"
     )
-  views = {rate: _view(cfg, rate) for rate in rates}
-  views = tuple(views[rate] for rate in rates)
-  return contracts.PixelViews(views, tuple(cfg.mean), tuple(cfg.std))
+  views, cropped = (
+    {rate: _view(cfg, rate, cropped) for rate in rates}
+    for cropped in (False, True)
+  )
+  return contracts.PixelViews(
+    tuple(views[rate] for rate in rates),
+    tuple(cfg.mean),
+    tuple(cfg.std),
+    boxes=(functools.partial(augmentation.draw_box, cfg),) * num_views,
+    cropped=tuple(cropped[rate] for rate in rates),
+    crop_px=side,
+  )
 
 
 def _in_turn(values, number):
@@ -112,13 +122,13 @@ def _in_turn(values, number):
   return values[number % len(values)]
 
 
-def _view(cfg, rates):
+def _view(cfg, rates, cropped):
   cfg = ml_collections.ConfigDict(cfg)
   with cfg.ignore_type():
     cfg.update(dict(zip(_PER_VIEW, rates, strict=True)))
 
   def view(key, image):
     numbers = augmentation.draw(cfg, key, image.shape)
-    return augmentation.apply(cfg, numbers, image)
+    return augmentation.apply(cfg, numbers, image, cropped=cropped)
 
   return view

@@ -48,5 +48,8 @@ def make(cfg, image_shape, num_views: int) -> contracts.PixelViews:
   local.update(crop_px=cfg.local_crop_px, scale=cfg.local_scale)
   small = _family.make(local, image_shape, num_views).views
   return dataclasses.replace(
-    shown, views=(*shown.views[: cfg.num_global], *small[cfg.num_global :])
+    shown,
+    views=(*shown.views[: cfg.num_global], *small[cfg.num_global :]),
+    boxes=(),  # of one size for every view they are not
+    cropped=(),
   )
