@@ -1,8 +1,8 @@
-"""Floor 1: real images, for evaluations and real-data baselines.
+"""Floor 1: real images, for training and evaluations.
 
 A plug-in is `data/<name>.py: make(cfg) -> contracts.Dataset`. It reads what is
 on this machine, checks it against pinned digests where it can, and never
-downloads.
+downloads. Images are arrays, or decoded on demand (`_lazy.Images`).
 """
 
 import hashlib
@@ -15,6 +15,8 @@ from genrep_jax.lib import contracts, errors, options, plugins
 
 _CACHE_SIZE = 2  # data sets kept; the runs we know use one or two
 _SHOWN = 1000  # images of a split whose pixels are checked
+_DECODED = 8  # likewise where they have to be decoded
+_SPLITS = ("train", "test", "selection")
 _cache: dict[str, contracts.Dataset] = {}
 
 
@@ -68,39 +70,71 @@ def check(dataset: contracts.Dataset, label: str) -> None:
     wrong(f"num_classes {k!r}", "an integer >= 2")
   if len(names) not in (0, k):
     wrong(f"class_names {names!r:.80}", f"{k} names, or ()")
-  for split in ("train", "test"):
-    images, labels = getattr(dataset, split)
-    given = f"{split} images {_described(images)}"
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
-      wrong(given, "numpy uint8 [N h w c]")
-    if images.ndim != 4 or 0 in images.shape or images.shape[3] not in (1, 3):
-      wrong(given, "[N h w c], N h w >= 1 and c 1 or 3")
-    some = images[:: -(-len(images) // _SHOWN)]
-    if some.max() - some.min() < 2:
-      wrong(f"{split} images of {some.min()}..{some.max()}", "pixels in 0..255")
-    given = f"{split} labels {_described(labels)}"
-    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
-      wrong(given, "numpy integers [N]")
-    if labels.shape != images.shape[:1]:
-      wrong(given, f"[{len(images)}], one for each image")
-    if labels.min() < 0 or labels.max() >= k:
-      wrong(f"{split} labels in {labels.min()}..{labels.max()}", f"0..{k - 1}")
-  absent = np.setdiff1d(np.arange(k), dataset.train.labels)
+  splits = splits_of(dataset)
+  for split, (images, labels) in splits.items():
+    _check_images(split, images, wrong)
+    _check_labels(split, labels, len(images), k, wrong)
+  train = dataset.train
+  if train.labels.ndim == 2:
+    absent = np.flatnonzero(~train.labels.any(axis=0))
+  else:
+    absent = np.setdiff1d(np.arange(k), train.labels)
   if len(absent):
     wrong(
       f"no train image of class {absent[0]}",
       f"images of every class 0..{k - 1}",
     )
-  shapes = [split.images.shape[1:] for split in (dataset.train, dataset.test)]
-  if shapes[0] != shapes[1]:
+  shape = tuple(train.images.shape[1:])
+  for split, (images, labels) in splits.items():
+    given = tuple(images.shape[1:])
+    if given != shape:
+      wrong(
+        f"{split} images {given}", f"the shape of the train images, {shape}"
+      )
+    if labels.ndim != train.labels.ndim:
+      wrong(f"{split} labels {_described(labels)}", "the kind of train labels")
+
+
+def splits_of(dataset: contracts.Dataset) -> dict[str, contracts.Split]:
+  """Returns the splits by name; "selection" only where there is one."""
+  splits = {name: getattr(dataset, name) for name in _SPLITS}
+  return {name: split for name, split in splits.items() if split is not None}
+
+
+def _check_images(split, images, wrong):
+  given = f"{split} images {_described(images)}"
+  shape = getattr(images, "shape", None)
+  lazy = not isinstance(images, np.ndarray)
+  if shape is None or getattr(images, "dtype", None) != np.uint8:
+    wrong(given, "numpy uint8 [N h w c], or images decoded to it")
+  if len(shape) != 4 or 0 in shape or shape[3] not in (1, 3):
+    wrong(given, "[N h w c], N h w >= 1 and c 1 or 3")
+  if len(images) != shape[0]:
+    wrong(f"{given} of length {len(images)}", f"{shape[0]}")
+  some = images[:: -(-len(images) // (_DECODED if lazy else _SHOWN))]
+  if not isinstance(some, np.ndarray) or some.shape[1:] != tuple(shape[1:]):
     wrong(
-      f"test images {shapes[1]}", f"the shape of the train images, {shapes[0]}"
+      f"{given} whose rows are {_described(some)}", "rows as its shape says"
     )
+  if some.max() - some.min() < 2:
+    wrong(f"{split} images of {some.min()}..{some.max()}", "pixels in 0..255")
+
+
+def _check_labels(split, labels, count, k, wrong):
+  given = f"{split} labels {_described(labels)}"
+  kind = labels.dtype.kind if isinstance(labels, np.ndarray) else ""
+  several = kind == "b" and labels.ndim == 2
+  if not several and (not kind or kind not in "iu"):
+    wrong(given, "numpy integers [N], or bool [N k] of several an image")
+  if labels.shape != ((count, k) if several else (count,)):
+    wrong(given, f"[{count}{f', {k}' * several}], one for each image")
+  if not several and (labels.min() < 0 or labels.max() >= k):
+    wrong(f"{split} labels in {labels.min()}..{labels.max()}", f"0..{k - 1}")
 
 
 def _described(array) -> str:
   """Says type and shape: "float32[5, 4]", or "list"."""
-  if not isinstance(array, np.ndarray):
+  if not hasattr(array, "shape") or not hasattr(array, "dtype"):
     return type(array).__name__
   return f"{array.dtype}{list(array.shape)}"
 
@@ -112,12 +146,17 @@ def digest(dataset: contracts.Dataset) -> str:
     dataset: any data set.
 
   Returns:
-    sha256 (hexadecimal) over shape, type and bytes of the four arrays in the
-    order train images, train labels, test images, test labels.
+    sha256 (hexadecimal) over shape, type and bytes of the arrays in the order
+    train images, train labels, test images, test labels, and the selection
+    split's, if there is one. Images that are decoded on demand count by their
+    own `digest`, if they have one: of the encoded bytes.
   """
   state = hashlib.sha256()
-  for split in (dataset.train, dataset.test):
+  for split in splits_of(dataset).values():
     for array in split:
+      if hasattr(array, "digest"):
+        state.update(array.digest.encode())
+        continue
       array = np.ascontiguousarray(array)
       state.update(f"{array.dtype.str}{array.shape}".encode())
       state.update(array.data)
