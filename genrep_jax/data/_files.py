@@ -47,8 +47,8 @@ OPTIONS = {
   ),
   "index": options.text(
     "",
-    "file that keeps sizes and digests between starts; empty: .genrep_index.npz"
-    " in the folder, or in the user's cache where that is read-only",
+    "folder that keeps sizes and digests between starts; empty: that of the "
+    "images, or the user's cache where that is read-only",
   ),
 }
 
@@ -215,6 +215,16 @@ def load(
       labels,
       f"{folder}: {split}",
     )
+  labels = made["train"].labels
+  if labels.ndim == 1:
+    present = np.bincount(labels, minlength=len(class_names)) > 0
+  else:
+    present = labels.any(axis=0)
+  if not present.all():
+    raise errors.UsageError(
+      f"data: {folder}: no training image of class "
+      f"{class_names[present.argmin()]!r} is left"
+    )
   return dataset(name, class_names, made)
 
 
@@ -280,19 +290,8 @@ def dataset(name, class_names, made) -> contracts.Dataset:
   """Makes a data set of splits by name.
 
   Raises:
-    UsageError: a class of which no training image is left, or splits of images
-      of several sizes.
+    UsageError: splits of images of several sizes.
   """
-  labels = made["train"].labels
-  if labels.ndim == 1:
-    present = np.bincount(labels, minlength=len(class_names)) > 0
-  else:
-    present = labels.any(axis=0)
-  if not present.all():
-    raise errors.UsageError(
-      f"data: {name}: no training image of class "
-      f"{class_names[present.argmin()]!r} is left"
-    )
   shapes = {split: one.images.shape[1:] for split, one in made.items()}
   if len(set(shapes.values())) > 1:
     raise errors.UsageError(

@@ -61,18 +61,18 @@ class Facts(NamedTuple):
 
 def examine(
   path: str,
-  folder: pathlib.Path,
+  folder: pathlib.Path | None,
   scope: str,
   keys: Sequence[str],
   stamps,
-  read: Callable[[int], tuple[bytes, int]],
+  read: Callable[[int], tuple[bytes | np.ndarray, int]],
 ) -> Facts:
   """Returns what is known of images, examining those that are new or changed.
 
   Args:
-    path: of the index; "": in the folder, or where that cannot be written in
-      the user's cache.
-    folder: that the images lie in.
+    path: folder to keep the index in; "": `folder`, or where that cannot be
+      written the user's cache.
+    folder: that the images lie in; None: nothing is kept.
     scope: tells indexes of the same folder apart; part of the file's name.
     keys: see `Facts`.
     stamps: see `Facts`.
@@ -82,7 +82,7 @@ def examine(
   Raises:
     UsageError: `path` cannot be written.
   """
-  paths = _paths(path, folder, scope)
+  paths = [] if folder is None else _paths(path, folder, scope)
   old = next((facts for one in paths if (facts := _load(one))), None)
   stamps = np.asarray(stamps, np.int64).reshape(-1, 2)
   count = len(keys)
@@ -153,37 +153,37 @@ def _part(facts: Facts, without) -> Facts:
   return Facts(keys, *(x[left] for x in facts[1:5]), facts.reasons)
 
 
-def _paths(path, folder, scope) -> list[pathlib.Path]:
+def _paths(given, folder, scope) -> list[pathlib.Path]:
   """Returns where the index may lie, the best place first."""
-  if path:
-    given = files.folder(path, "data.index")
-    if not given.parent.is_dir() or given.is_dir():
-      options.refuse("data.index", path, "a file in a folder that exists")
-    return [given]
   name = f"{NAME}{'_' if scope else ''}{scope}.npz"
+  whole = os.fsencode(os.path.realpath(folder))
+  mine = hashlib.sha256(whole).hexdigest()[:16]
+  if given:
+    base = files.folder(given, "data.index")
+    if not base.is_dir():
+      options.refuse("data.index", given, "a folder that exists")
+    return [base / mine / name]
   base = os.environ.get("XDG_CACHE_HOME")
-  with contextlib.suppress(RuntimeError):  # HOME is unset
+  try:
     base = pathlib.Path(base) if base else pathlib.Path.home() / ".cache"
-    whole = os.fsencode(os.path.realpath(folder))
-    mine = hashlib.sha256(whole).hexdigest()[:16]
-    cache = base / "genrep_jax" / "indexes" / mine / name
-    return [folder / name, cache]
-  return [folder / name]
+  except RuntimeError:  # HOME is unset
+    return [folder / name]
+  return [folder / name, base / "genrep_jax" / "indexes" / mine / name]
 
 
 def _save(facts: Facts, paths, given) -> None:
   """Writes whole or not at all, whatever others write at the same time."""
   for path in paths:
     try:
-      if path != paths[0]:
-        path.parent.mkdir(parents=True, exist_ok=True)
+      path.parent.mkdir(parents=True, exist_ok=True)
       _write(facts, path)
       return
     except OSError as error:
       reason = f"cannot write {path}: {error.strerror or error}"
   if given:
     raise errors.UsageError(f"data.index: {reason}")
-  environment.note(f"data: the index is not kept: {reason}")
+  if paths:
+    environment.note(f"data: the index is not kept: {reason}")
 
 
 def _write(facts: Facts, path):

@@ -2,16 +2,22 @@
 
 Reads sets that are prepared as array_record through `tfds.data_source`. Never
 downloads: a set that is not prepared is an error that shows the command to
-prepare it. Images are decoded once into memory, so this suits sets that fit.
+prepare it. Images are decoded when they are asked for; the first start reads
+all records once for their labels and keeps what it learned beside them (option
+`index`).
 """
 
 import contextlib
+import hashlib
 import logging
+import os
+import pathlib
 import shlex
 
 import numpy as np
 
-from genrep_jax.lib import contracts, errors, options
+from genrep_jax.data import _files, _index
+from genrep_jax.lib import contracts, decoding, environment, errors, options
 
 OPTIONS = {
   "dataset": options.text("", "TFDS name, set[/config][:version]"),
@@ -24,12 +30,12 @@ OPTIONS = {
   "test_split": options.text("test", "likewise"),
   "image_key": options.text("image", "feature that holds the image"),
   "label_key": options.text("label", "feature that holds the class"),
-  "image_px": options.integer(
-    0,
-    "side to resize and center-crop to; 0: all have one size already",
-    low=0,
-    high=4096,
-    unit="px",
+  "selection_split": options.text(
+    "", "split expression of the split to choose by; empty: none"
+  ),
+  **_files.OPTIONS,
+  "channels": options.one_of(
+    0, (0, 1, 3), "to decode to; 0: as the set declares them"
   ),
   "limit": options.integer(
     0, "first so many records of each split; 0: all", low=0
@@ -38,17 +44,29 @@ OPTIONS = {
 
 
 def make(cfg) -> contracts.Dataset:
-  """Loads a prepared TFDS data set into memory.
+  """Indexes a prepared TFDS data set.
 
   Args:
     cfg: `OPTIONS`.
 
   Returns:
-    The data set; gray-scale images have one channel.
+    The data set.
 
   Raises:
     UsageError: package missing, unknown or unprepared set, unknown split or
-      key, another file format, images of several sizes with image_px = 0.
+      key, another file format, records that are damaged unless these are
+      skipped, images of several sizes with image_px = 0.
+  """
+  return read(cfg)
+
+
+def read(cfg, only=None, name: str = ""):
+  """Makes the data set.
+
+  Args:
+    cfg: an entry with `OPTIONS`.
+    only: names of the classes to take, which it must have; None: all.
+    name: of the data set; "": its TFDS name.
   """
   if not cfg.dataset:
     options.refuse("data.dataset", "", "a TFDS name, e.g. 'cifar10'")
@@ -58,27 +76,32 @@ def make(cfg) -> contracts.Dataset:
     raise errors.UsageError(
       f"data: tfds: cannot import tensorflow_datasets: {error}"
     ) from error
+  _files.check_sizes(cfg)
+  splits = {"train": cfg.train_split, "test": cfg.test_split}
+  if cfg.selection_split:
+    splits["selection"] = cfg.selection_split
+  made = {}
   with _quiet():
     builder = _builder(tfds, cfg)
-    num_classes, class_names = _classes(builder, cfg)
-    sources = [
-      _source(tfds, builder, cfg, split)
-      for split in (cfg.train_split, cfg.test_split)
-    ]
-    splits = [_read(source, cfg) for source in sources]
-  shapes = [split.images.shape[1:] for split in splits]
-  if shapes[0] != shapes[1]:
-    raise errors.UsageError(
-      f"data: tfds: {cfg.dataset!r}: training images are {shapes[0]} but test "
-      f"images {shapes[1]}; set data.image_px"
-    )
-  return contracts.Dataset(
-    name=cfg.dataset,
-    num_classes=num_classes,
-    class_names=class_names,
-    train=splits[0],
-    test=splits[1],
-  )
+    classes = _classes(builder, cfg)
+    taken = _taken(cfg, classes, only)
+    with cfg.unlocked():
+      cfg.channels = cfg.channels or _channels(builder, cfg)
+    records = {
+      split: _Records(tfds, builder, cfg, text)
+      for split, text in splits.items()
+    }
+    for split, one in records.items():
+      facts = _facts(builder, cfg, one, splits[split])
+      where = f"tfds: {cfg.dataset!r}: {split}"
+      if told := _files.judge(cfg, where, facts):
+        environment.note(f"data: {where}: left out: {told[0]}")
+      labels = taken[facts.labels]
+      rows = np.flatnonzero(labels >= 0)
+      made[split] = _files.split_of(
+        cfg, one.decode, facts, rows, labels[rows], where
+      )
+  return _files.dataset(name or cfg.dataset, only or classes, made)
 
 
 @contextlib.contextmanager
@@ -125,10 +148,96 @@ def _classes(builder, cfg):
     raise errors.UsageError(
       f"data: tfds: {cfg.dataset!r}: {cfg.label_key!r} is not a class label"
     )
-  return label.num_classes, tuple(label.names)
+  return tuple(label.names)
 
 
-def _source(tfds, builder, cfg, split):
+def _taken(cfg, classes, only):
+  """Returns each class's new number, int [k]; -1: it is left out."""
+  if only is None:
+    return np.arange(len(classes))
+  absent = sorted(set(only).difference(classes))
+  if absent:
+    raise errors.UsageError(
+      f"data: tfds: {cfg.dataset!r} lacks {len(absent)} of {len(only)} "
+      f"classes, first {absent[0]!r}"
+    )
+  numbers = {name: number for number, name in enumerate(only)}
+  return np.array([numbers.get(name, -1) for name in classes])
+
+
+def _channels(builder, cfg) -> int:
+  shape = builder.info.features[cfg.image_key].shape or ()
+  return 1 if len(shape) < 3 or shape[-1] == 1 else 3
+
+
+def _facts(builder, cfg, records, split) -> _index.Facts:
+  """Reads every record once, or what is kept of that."""
+  count = min(len(records), cfg.limit or len(records))
+  text = repr((split, cfg.image_key, cfg.label_key, count))
+  stamp = _stamp(builder, split)
+  return _index.examine(
+    cfg.index,
+    None if stamp is None else pathlib.Path(builder.data_dir),
+    hashlib.sha256(text.encode()).hexdigest()[:8],
+    [f"record {number}" for number in range(count)],
+    np.tile(np.array(stamp or (0, 0), np.int64), (count, 1)),
+    records.labeled,
+  )
+
+
+def _stamp(builder, split) -> tuple[int, int] | None:
+  """Returns (bytes, last change in ns) of the files; None: there are none."""
+  try:
+    files = builder.info.splits[split].file_instructions
+    stats = [os.stat(one.filename) for one in files]
+  except (OSError, ValueError, KeyError, AttributeError):
+    return None
+  if not stats:
+    return None
+  return sum(x.st_size for x in stats), max(x.st_mtime_ns for x in stats)
+
+
+class _Records:
+  """The records of a split: images, encoded if TFDS gives them so, labels."""
+
+  def __init__(self, tfds, builder, cfg, split):
+    self._cfg = cfg
+    skip = {cfg.image_key: tfds.decode.SkipDecoding()}
+    self._source = _source(tfds, builder, cfg, split, skip)
+    try:
+      self._source[0]
+    except Exception:  # then TFDS decodes; what else is wrong comes up again
+      self._source = _source(tfds, builder, cfg, split, None)
+
+  def __len__(self):
+    return len(self._source)
+
+  def decode(self, row, channels, **how):
+    """See `_lazy.Images`."""
+    content, _ = self.labeled(row)
+    return decoding.decode(content, channels, name=f"record {row}", **how)
+
+  def labeled(self, row):
+    """Returns (encoded image or its pixels, label)."""
+    cfg, row = self._cfg, int(row)
+    try:
+      record = self._source[row]
+      image, label = record[cfg.image_key], int(record[cfg.label_key])
+    except ImportError as error:
+      raise errors.UsageError(
+        f"data: tfds: {cfg.dataset!r} cannot be decoded without a package "
+        f"that is not installed: {_first_line(error)}"
+      ) from error
+    except Exception as error:  # of damaged files, nearly anything
+      raise decoding.Unreadable(
+        f"record {row} of {len(self)} is damaged: {_first_line(error)}"
+      ) from error
+    if isinstance(image, np.ndarray) and image.ndim == 2:
+      image = image[..., None]
+    return image, label
+
+
+def _source(tfds, builder, cfg, split, decoders):
   prepare = f"tfds build {cfg.dataset} --file_format=array_record"
   if cfg.data_dir:
     prepare += f" --data_dir={shlex.quote(cfg.data_dir)}"
@@ -145,7 +254,11 @@ def _source(tfds, builder, cfg, split):
     )
   try:
     source = tfds.data_source(
-      cfg.dataset, split=split, data_dir=cfg.data_dir or None, download=False
+      cfg.dataset,
+      split=split,
+      data_dir=cfg.data_dir or None,
+      download=False,
+      decoders=decoders,
     )
   except (NotImplementedError, AssertionError, OSError) as error:
     raise errors.UsageError(unprepared) from error
@@ -166,56 +279,3 @@ def _source(tfds, builder, cfg, split):
       f"data: tfds: {cfg.dataset!r}: split {split!r} is empty"
     )
   return source
-
-
-def _read(source, cfg):
-  count = min(len(source), cfg.limit or len(source))
-  images, labels = None, np.empty(count, np.int32)
-  for index in range(count):
-    try:
-      record = source[index]
-    except ImportError as error:
-      raise errors.UsageError(
-        f"data: tfds: {cfg.dataset!r} cannot be decoded without a package "
-        f"that is not installed: {_first_line(error)}"
-      ) from error
-    except (IndexError, OSError, RuntimeError, ValueError) as error:
-      raise errors.UsageError(
-        f"data: tfds: {cfg.dataset!r}: record {index} of {len(source)} is "
-        f"damaged: {_first_line(error)}"
-      ) from error
-    image = _image(record[cfg.image_key], cfg)
-    if images is None:
-      images = np.empty((count, *image.shape), np.uint8)
-    if image.shape != images.shape[1:]:
-      raise errors.UsageError(
-        f"data: tfds: {cfg.dataset!r} has images {images.shape[1:]} and "
-        f"{image.shape}; set data.image_px"
-      )
-    images[index], labels[index] = image, record[cfg.label_key]
-  return contracts.Split(images, labels)
-
-
-def _image(image, cfg):
-  image = np.asarray(image)
-  if image.ndim == 2:
-    image = image[..., None]
-  if image.dtype != np.uint8 or image.ndim != 3:
-    raise errors.UsageError(
-      f"data: tfds: {cfg.dataset!r}: {cfg.image_key!r} is "
-      f"{image.dtype}{list(image.shape)}, not uint8 [h w c]"
-    )
-  side = cfg.image_px
-  if not side or image.shape[:2] == (side, side):
-    return image
-  from PIL import Image
-
-  # Shorter side to `side` pixels, then the central square: ImageNet's habit.
-  height, width, channels = image.shape
-  scale = side / min(height, width)
-  size = (max(side, round(width * scale)), max(side, round(height * scale)))
-  picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-  picture = picture.resize(size, Image.Resampling.BICUBIC)
-  left, top = (size[0] - side) // 2, (size[1] - side) // 2
-  picture = picture.crop((left, top, left + side, top + side))
-  return np.asarray(picture).reshape(side, side, channels)

@@ -79,7 +79,7 @@ def read(path: str | os.PathLike) -> bytes:
 
 
 def decode(
-  source: str | os.PathLike | bytes,
+  source: str | os.PathLike | bytes | np.ndarray,
   channels: int,
   *,
   image_px: int = 0,
@@ -90,7 +90,7 @@ def decode(
   """Decodes an image.
 
   Args:
-    source: a path, or the content of a file.
+    source: a path, the content of a file, or pixels, uint8 [h w 1 or 3].
     channels: 1 (gray) or 3 (RGB).
     image_px: side of the result; 0: the image as it is.
     resize_px: without a box, the shorter side after a bicubic resize and before
@@ -122,22 +122,14 @@ def decode(
   return _turned(pixels.reshape(*pixels.shape[:2], channels), turn)
 
 
-def fit(
-  pixels: np.ndarray, channels: int, *, image_px: int = 0, resize_px: int = 0
-) -> np.ndarray:
-  """Does to decoded pixels, uint8 [h w 1 or 3], what `decode` does to files."""
-  picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-  picture = _converted(picture, channels)
-  if image_px:
-    picture = _center(picture, 1, image_px, resize_px or image_px)
-  pixels = np.asarray(picture)
-  return pixels.reshape(*pixels.shape[:2], channels)
-
-
 def examine(
-  source: str | os.PathLike | bytes, name: str = "an image"
+  source: str | os.PathLike | bytes | np.ndarray, name: str = "an image"
 ) -> tuple[int, int]:
   """Decodes an image to see whether it can be, as cheaply as that goes.
+
+  Args:
+    source: see `decode`.
+    name: see `decode`.
 
   Returns:
     (height, width), as it is shown.
@@ -164,6 +156,13 @@ def _unreadable(name, reason) -> Unreadable:
 
 def _opened(source, name):
   """Returns (image, its EXIF orientation 1..8, its name)."""
+  if isinstance(source, np.ndarray):
+    plain = source[..., 0] if source.shape[2:] == (1,) else source
+    try:
+      return Image.fromarray(plain), 1, name
+    except Exception as error:
+      given = f"{source.dtype}{list(source.shape)}"
+      raise _unreadable(name, f"{given}, not uint8 [h w 1 or 3]") from error
   if not isinstance(source, bytes):
     source, name = read(source), os.fspath(source)
   reader = next(

@@ -4,20 +4,15 @@ import io
 import subprocess
 import sys
 
-import ml_collections
 import numpy as np
 import pytest
 
-from genrep_jax.data import tfds as tfds_data
-from genrep_jax.lib import errors, plugins
+from genrep_jax import data
+from genrep_jax.lib import decoding, errors, plugins
 
 # Importing tensorflow_datasets and what it imports warns on its own account.
 pytestmark = pytest.mark.filterwarnings("ignore")
 COUNTS = {"train": 23, "test": 9}
-
-
-def config(**changes):
-  return ml_collections.ConfigDict(plugins.defaults("data", "tfds") | changes)
 
 
 def make(**changes):
@@ -101,21 +96,30 @@ def test_limit_split_expressions_and_size(prepared):
   np.testing.assert_array_equal(part.train.labels, full.train.labels[10:14])
 
 
-def test_resize_crops_the_center():
-  wide = np.zeros((8, 24, 3), np.uint8)
-  wide[:4, 8:16] = 200  # the central square: bright above, darker below
-  wide[4:, 8:16] = 100
-  image = tfds_data._image(wide, config(image_px=4)).astype(int)
-  assert image.shape == (4, 4, 3)
-  assert (abs(image[0, 1:3] - 200) < 12).all()
-  assert (abs(image[3, 1:3] - 100) < 12).all()
-  square = wide[:, 8:16]
-  same = tfds_data._image(square, config(image_px=8))
-  np.testing.assert_array_equal(same, square)
-  gray = tfds_data._image(square[..., 0], config(image_px=4))
-  np.testing.assert_allclose(
-    gray[..., 0], image[:, 1:3].mean((1, 2))[:, None].repeat(4, 1), atol=12
+def test_what_the_first_start_learned_is_kept(prepared, monkeypatch, tmp_path):
+  where = {"dataset": "tiny_shapes", "data_dir": str(prepared)}
+  index = str(tmp_path)
+  more = {"selection_split": "test", "test_split": "train"}
+  first = make(**where, **more, index=index)
+  examined = []
+  real = decoding.examine
+  monkeypatch.setattr(
+    decoding, "examine", lambda *one: examined.append(one) or real(*one)
   )
+  again = make(**where, **more, index=index)
+  data.check(again, "tfds")
+  assert examined == [] and data.digest(first) == data.digest(again)
+  assert len(again.selection.images) == 9 and len(again.test.labels) == 23
+  np.testing.assert_array_equal(first.test.labels, again.test.labels)
+  assert data.digest(first) != data.digest(make(**where, **more, channels=1))
+
+
+def test_crops_and_digests_are_of_the_encoded_images(prepared):
+  images = make(dataset="tiny_shapes", data_dir=str(prepared)).train.images
+  assert images.sizes.tolist() == [[6, 5]] * 23
+  cut = images.crops([3, 4], [[1, 2, 3, 3], [0, 0, 3, 3]], 3)
+  np.testing.assert_array_equal(cut[0], images[3][1:4, 2:5])
+  np.testing.assert_array_equal(cut[1], images[4][:3, :3])
 
 
 def test_official_names_through_mock_data():
@@ -126,6 +130,8 @@ def test_official_names_through_mock_data():
     assert "set data.image_px" in refused(
       dataset="imagenet2012", test_split="validation"
     )
+    crops = dataset.train.images.crops([2], [[4, 5, 8, 8]], 8)
+    np.testing.assert_array_equal(crops[0], dataset.train.images[2][4:12, 5:13])
   assert dataset.train.images.shape == (11, 32, 32, 3)
   assert dataset.test.labels.shape == (11,)
   assert dataset.num_classes == 10

@@ -116,16 +116,39 @@ def test_draft_mode_is_near_the_whole():
     assert np.abs(other - whole).mean() > np.abs(draft - whole).mean()
 
 
-def test_fit_is_decode_of_pixels():
+def test_resize_crops_the_center():
+  wide = np.zeros((8, 24, 3), np.uint8)
+  wide[:4, 8:16] = 200  # the central square: bright above, darker below
+  wide[4:, 8:16] = 100
+  image = decoding.decode(wide, 3, image_px=4).astype(int)
+  assert image.shape == (4, 4, 3)
+  assert (abs(image[0, 1:3] - 200) < 12).all()
+  assert (abs(image[3, 1:3] - 100) < 12).all()
+  square = wide[:, 8:16]
+  same = decoding.decode(square, 3, image_px=8)
+  np.testing.assert_array_equal(same, square)
+  gray = decoding.decode(square[..., :1], 1, image_px=4)
+  np.testing.assert_allclose(
+    gray[..., 0], image[:, 1:3].mean((1, 2))[:, None].repeat(4, 1), atol=12
+  )
+
+
+def test_pixels_are_treated_as_files_are():
   content = encoded(picture())
   for channels in (1, 3):
-    how = {"image_px": 21, "resize_px": 30}
-    np.testing.assert_array_equal(
-      decoding.fit(np.asarray(picture()), channels, **how),
-      decoded(content, channels, **how),
-    )
+    for how in (
+      {"image_px": 21, "resize_px": 30},
+      {"image_px": 9, "box": (3, 4, 20, 30)},
+      {},
+    ):
+      np.testing.assert_array_equal(
+        decoded(np.asarray(picture()), channels, **how),
+        decoded(content, channels, **how),
+      )
   gray = np.asarray(picture().convert("L"))[..., None]
-  assert decoding.fit(gray, 3, image_px=8).shape == (8, 8, 3)
+  assert decoded(gray, 3, image_px=8).shape == (8, 8, 3)
+  assert decoding.examine(gray) == (60, 80)
+  assert "int64[2, 2, 2], not uint8" in refused(np.zeros((2, 2, 2), np.int64))
 
 
 def refused(content, **how):
