@@ -67,6 +67,11 @@ OPTIONS = {
     high=1,
     bound=True,
   ),
+  "classes": options_lib.several(
+    (),
+    options_lib.integer(low=0, high=65535),
+    "that are drawn, e.g. ImageNet-100's; (): all",
+  ),
 }
 
 
@@ -179,15 +184,23 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
   Returns:
     A Generator whose variables are a nested dict without collections.
   """
+  classes = tuple(cfg["classes"])
+  if classes and max(classes) >= cfg["num_classes"]:
+    options_lib.refuse(
+      "generator.classes",
+      max(classes),
+      f"below {cfg['num_classes']}, generator.num_classes",
+    )
 
   def sample(key):
-    return rng.latent_and_class(
+    z, y = rng.latent_and_class(
       key,
       cfg["latent_dim"],
-      cfg["num_classes"],
+      len(classes) or cfg["num_classes"],
       sigma=cfg["truncation"],
       truncation=2.0,
     )
+    return z, jnp.asarray(classes, jnp.int32)[y] if classes else y
 
   return _biggan.generator(
     _shapes(cfg),

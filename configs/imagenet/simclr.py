@@ -1,0 +1,26 @@
+"""Real images: SimCLR on ImageNet, GenRep's reference.
+
+Command:  python -m genrep_jax.main \
+            --config configs/imagenet/simclr.py \
+            --workdir runs/imagenet_simclr \
+            --config.data.data_dir=DIR
+Hardware: a TPU v5e-8 or one large GPU; never run to its end by us.
+Time:     about 1 h on a v5e-8, from compile_for's operations at 40 % of
+          the peak; not measured.
+Expected: the paper's table is not available to us; GenRep's users reproduced
+          this row (github.com/ali-design/GenRep/issues/10).
+"""
+
+from configs.imagenet import bigbigan
+
+
+def get_config():
+  """GenRep's T_x on the original images, streamed and cut while decoding."""
+  c = bigbigan.get_config()
+  c.title = "SimCLR, ImageNet"
+  c.source.name = "stream"
+  c.source.crop = "decode"
+  c.generator.name = ""
+  c.generator.weights = ""
+  c.views.latent.name = "none"
+  return c
