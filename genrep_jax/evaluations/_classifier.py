@@ -89,11 +89,23 @@ def train(
   batch_size = min(batch_size, size)
   steps = epochs * size // batch_size
   net = Classifier(num_classes, width)
-  tx = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+  tx, update = _update(net, size, batch_size, steps, learning_rate)
   params = net.init(
     rng.stream(seed, "classifier_init"), images_lib.from_uint8(images[:1])
   )
-  order, shifts = rng.stream(seed, "order"), rng.stream(seed, "shifts")
+  opt_state = tx.init(params)
+  keys = rng.stream(seed, "order"), rng.stream(seed, "shifts")
+  for step in range(steps):
+    params, opt_state = update(
+      params, opt_state, jnp.uint32(step), keys, images, labels
+    )
+  return Trained(net, params)
+
+
+@functools.lru_cache(maxsize=4)
+def _update(net, size, batch_size, steps, learning_rate):
+  """Makes (optimizer, one step), compiled once for runs of one size."""
+  tx = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
   def shift(key, image):
     h, w, c = image.shape
@@ -102,7 +114,8 @@ def train(
     return jax.lax.dynamic_slice(image, (top, left, 0), (h, w, c))
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def update(params, opt_state, step, images, labels):
+  def update(params, opt_state, step, keys, images, labels):
+    order, shifts = keys
     indices = rng.indices(step, batch_size)
     rows = jax.vmap(rng.permuted_index, in_axes=(None, 0, None))(
       order, indices, size
@@ -118,12 +131,7 @@ def train(
     updates, opt_state = tx.update(jax.grad(loss)(params), opt_state)
     return optax.apply_updates(params, updates), opt_state
 
-  opt_state = tx.init(params)
-  for step in range(steps):
-    params, opt_state = update(
-      params, opt_state, jnp.uint32(step), images, labels
-    )
-  return Trained(net, params)
+  return tx, update
 
 
 def predict(classifier: Trained, images, *, batch_size: int = 500):
@@ -137,14 +145,7 @@ def predict(classifier: Trained, images, *, batch_size: int = 500):
   Returns:
     (features float32 [N f], predicted class int32 [N]), numpy.
   """
-
-  @jax.jit
-  def forward(params, batch):
-    features, logits = classifier.net.apply(
-      params, images_lib.from_uint8(batch)
-    )
-    return features, jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
+  forward = _forward(classifier.net)
   parts = [
     jax.device_get(
       forward(classifier.params, jnp.asarray(images[i : i + batch_size]))
@@ -153,6 +154,16 @@ def predict(classifier: Trained, images, *, batch_size: int = 500):
   ]
   features, classes = zip(*parts, strict=True)
   return np.concatenate(features), np.concatenate(classes)
+
+
+@functools.lru_cache(maxsize=4)
+def _forward(net):
+  @jax.jit
+  def forward(params, batch):
+    features, logits = net.apply(params, images_lib.from_uint8(batch))
+    return features, jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+  return forward
 
 
 def accuracy(classifier: Trained, images, labels) -> float:

@@ -129,13 +129,13 @@ def classes_of_views(
   )
 
 
-def check_finite(features: np.ndarray, what: str) -> None:
-  """Raises Diverged unless all features [n ...] are finite."""
-  finite = np.isfinite(features).reshape(len(features), -1).all(axis=1)
+def check_finite(finite: np.ndarray, what: str) -> None:
+  """Raises Diverged unless all of bool [n ...] are true."""
+  finite = finite.reshape(len(finite), -1).all(axis=1)
   if not finite.all():
     raise errors.Diverged(
-      f"features: {int((~finite).sum())} of {len(features)} {what} have a "
-      f"feature that is not finite, the first is {finite.argmin()}"
+      f"{int((~finite).sum())} of {len(finite)} {what} have a number that is "
+      f"not finite, the first is {finite.argmin()}"
     )
 
 
@@ -437,8 +437,8 @@ class Judge:
       eyes = classifier(cfg, self.dataset, mesh, shape)
 
     def generate(variables, weights, index):
-      images, labels = draw(model, variables, index)
-      return eyes.encode(weights, images_lib.from_uint8(images)), labels
+      images, *rest = draw(model, variables, index)
+      return eyes.encode(weights, images_lib.from_uint8(images)), *rest
 
     def look():
       images, labels = self._split
@@ -447,7 +447,7 @@ class Judge:
       )
       return _view(eyes, seen, labels)
 
-    seen, labels = over_indices(
+    seen, labels, finite = over_indices(
       generate,
       ("generated", eyes, model.generate),
       variables,
@@ -456,7 +456,7 @@ class Judge:
       batch=cfg.batch,
       extra=eyes.weights,
     )
-    check_finite(seen, "generated images")
+    check_finite(finite, "generated images")
     real = _once((eyes, cfg.real), self.dataset, look)
     return real, _view(eyes, seen, labels)
 
@@ -466,6 +466,12 @@ def _view(eyes, seen, labels) -> View:
 
 
 def draw(model: contracts.Model, variables, index):
-  """Generates (images uint8 [n h w c], classes int32 [n]); jit-able."""
+  """Generates images, rounded to bytes; jit-able.
+
+  Returns:
+    (images uint8 [n h w c], classes int32 [n], whether an image is finite
+    bool [n]), which bytes no longer say.
+  """
   images, labels = model.generate(variables, index)
-  return images_lib.to_uint8(images.astype(jnp.float32)), labels
+  finite = jnp.isfinite(images).all(axis=(1, 2, 3))
+  return images_lib.to_uint8(images.astype(jnp.float32)), labels, finite

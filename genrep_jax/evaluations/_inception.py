@@ -34,13 +34,18 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 # normalization and a ReLU: it runs a layer, or takes down its shapes.
 
 
-def _average(x):
+def average(x):
+  """Mean of 3x3 pixels around each, of those that there are."""
   return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
 
 
-def _maximum(x, stride=2):
-  padding = "SAME" if stride == 1 else "VALID"
-  return nn.max_pool(x, (3, 3), (stride, stride), padding)
+def maximum_same(x):
+  """Maximum of 3x3 pixels around each."""
+  return nn.max_pool(x, (3, 3), (1, 1), "SAME")
+
+
+def _maximum(x):
+  return nn.max_pool(x, (3, 3), (2, 2))
 
 
 def _join(*branches):
@@ -53,7 +58,7 @@ def block_a(conv, x, pooled):
   double = conv("branch3x3dbl_1", x, 64)
   double = conv("branch3x3dbl_2", double, 96, (3, 3))
   double = conv("branch3x3dbl_3", double, 96, (3, 3))
-  pool = conv("branch_pool", _average(x), pooled)
+  pool = conv("branch_pool", average(x), pooled)
   return _join(conv("branch1x1", x, 64), wide, double, pool)
 
 
@@ -76,7 +81,7 @@ def block_c(conv, x, width):
   double = conv("branch7x7dbl_3", double, width, (1, 7))
   double = conv("branch7x7dbl_4", double, width, (7, 1))
   double = conv("branch7x7dbl_5", double, 192, (1, 7))
-  pool = conv("branch_pool", _average(x), 192)
+  pool = conv("branch_pool", average(x), 192)
   return _join(conv("branch1x1", x, 192), one, double, pool)
 
 
@@ -126,8 +131,8 @@ def _trunk(conv, x):
     x = block_c(within(f"Mixed_{name}"), x, width)
   yield x
   x = block_d(within("Mixed_7a"), x)
-  x = block_e(within("Mixed_7b"), x, _average)
-  yield block_e(within("Mixed_7c"), x, lambda x: _maximum(x, 1))
+  x = block_e(within("Mixed_7b"), x, average)
+  yield block_e(within("Mixed_7c"), x, maximum_same)
 
 
 def layer(params):

@@ -45,7 +45,7 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     protocol += f"_of{cfg.repeats}"
 
   def run(variables):
-    images, labels = _generated.over_indices(
+    images, labels, finite = _generated.over_indices(
       lambda variables, _, index: _generated.draw(model, variables, index),
       ("images", model.generate),
       variables,
@@ -54,6 +54,7 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
       batch=cfg.batch,
       keep=False,
     )
+    _generated.check_finite(finite, "generated images")
     _generated.check_shape(dataset, images.shape[1:])
     classes = np.unique(labels)
     if len(classes) < 2 or classes[-1] >= dataset.num_classes:

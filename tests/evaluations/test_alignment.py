@@ -57,9 +57,9 @@ def test_lengths_and_rotations_do_not_matter():
   )
   same = np.repeat(z[:, :1], 2, axis=1) * np.array([1, 2])[:, None]
   assert alignment.alignment(same) < 1e-20
-  assert alignment.alignment(same * np.array([1, -1])[:, None]) == pytest.approx(
-    4
-  )
+  assert alignment.alignment(
+    same * np.array([1, -1])[:, None]
+  ) == pytest.approx(4)
 
 
 def test_the_evaluation():

@@ -47,7 +47,7 @@ def shown(shape=(8, 8, 1)):
 def test_classes_of_a_real_classifier(monkeypatch):
   dataset, model = shown()
   monkeypatch.setattr(data, "load", lambda entry, path: dataset)
-  options = {"classes": True, "epochs": 30, **OPTIONS}
+  options = {"classes": True, "epochs": 15, **OPTIONS}
   found, _ = toy_views.run("hardness", model=model, **options)
   curve = [found[f"view_agreement_sigma{s}_40"] for s in ("0", "0.3", "2")]
   assert curve[0] == 1 and 1 > curve[1] > curve[2] > 0.4

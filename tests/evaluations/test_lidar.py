@@ -1,5 +1,6 @@
 """The LiDAR of generated views; its formula is in test_spectrum."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,9 +12,14 @@ from tests.evaluations import toy_views
 def test_groups_are_views_of_one_latent():
   found, made = toy_views.run("lidar", samples=20, q=4, batch=24)
   assert made.headline == "lidar_q4_n20_both" and made.unit == ""
-  variables = toy_views.variables(mesh_lib.make_mesh())
-  judged = toy_views.views(variables, np.arange(20, dtype=np.uint32), 4)
-  z = toy_views.encode(variables, judged.images.reshape(80, *toy_views.SHAPE))
+  variables = toy_views.variables(mesh_lib.make_mesh(jax.devices()[:1]))
+
+  @jax.jit
+  def features(variables, index):
+    images = toy_views.views(variables, index, 4).images
+    return toy_views.encode(variables, images.reshape(80, *toy_views.SHAPE))
+
+  z = features(variables, np.arange(20, dtype=np.uint32))
   expected = spectrum.lidar(np.asarray(z).reshape(20, 4, 8))
   np.testing.assert_allclose(found[made.headline], expected, rtol=1e-5)
 

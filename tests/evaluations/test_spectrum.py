@@ -63,9 +63,7 @@ def test_recorded_numbers(recorded):
 )
 def test_rank_me_of_known_singular_values(values, eps, expected):
   x = with_spectrum(values, rows=max(40, len(values)))
-  np.testing.assert_allclose(
-    spectrum.rank_me(x, eps=eps), expected, atol=5e-4
-  )
+  np.testing.assert_allclose(spectrum.rank_me(x, eps=eps), expected, atol=5e-4)
 
 
 @pytest.mark.parametrize(("eps", "of_2048"), [(1e-7, 1.0033), (1e-5, 1.266)])
@@ -96,7 +94,9 @@ def test_eigenvalues_in_closed_form():
 
 def test_features_without_variance():
   same = np.ones((10, 4))
-  assert spectrum.effective_rank(same) == spectrum.participation_ratio(same) == 1
+  assert (
+    spectrum.effective_rank(same) == spectrum.participation_ratio(same) == 1
+  )
   assert np.isnan(spectrum.alpha_req(same))
   assert spectrum.rank_me(same) == pytest.approx(1, abs=1e-5)
   assert spectrum.rank_me(0 * same) == 1
