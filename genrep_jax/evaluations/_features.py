@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from genrep_jax import data
+from genrep_jax.evaluations import _splits
 from genrep_jax.lib import (
   contracts,
   errors,
@@ -39,18 +40,32 @@ OPTIONS = {
   "train_limit": options.integer(
     0, "class-balanced part of the training set; 0: all", low=0, unit="images"
   ),
+  "split": options.choice(
+    "test",
+    ("test", "selection"),
+    "what is judged; selection: the set's own such split, else a part of the "
+    "training images, which are then without it",
+  ),
+  "selection_share": options.number(
+    0.1, "of every class, that part", above=0, below=1
+  ),
 }
 
 
-def load(cfg, model: contracts.Model) -> contracts.Dataset:
+def load(
+  cfg, model: contracts.Model, *, several: bool | None = False
+) -> contracts.Dataset:
   """Loads the images to judge on.
 
   Args:
     cfg: an evaluation's entry, with `data`.
     model: has the channels.
+    several: whether an image has several classes, labels bool [N k]; None:
+      either will do.
 
   Raises:
-    UsageError: no such data, or images of other channels than the model's.
+    UsageError: no such data, images of other channels than the model's, or
+      labels of the other kind.
   """
   path = "evaluations.data"
   dataset = data.load(cfg.data, path)
@@ -59,19 +74,65 @@ def load(cfg, model: contracts.Model) -> contracts.Dataset:
     options.refuse(
       path, f"{dataset.name}, c = {given}", f"images of {wanted} channel(s)"
     )
+  has = dataset.train.labels.ndim == 2
+  if several is not None and has != several:
+    kinds = "one class", "several classes"
+    options.refuse(
+      path,
+      f"{dataset.name}, {kinds[has]} an image",
+      f"data with {kinds[several]} an image",
+    )
   return dataset
 
 
-def train_size(cfg, dataset: contracts.Dataset) -> int:
-  """Returns how many training images an entry with `OPTIONS` uses."""
+def splits(cfg, dataset) -> tuple[contracts.Split, contracts.Split]:
+  """Returns what an entry with `OPTIONS` trains on, and what it judges on.
+
+  The part of the training images that is held out where the data set has no
+  selection split of its own is the same for every evaluation of a share.
+
+  Raises:
+    UsageError: nothing can be held out, or fewer images than classes are asked
+      for.
+  """
+  train, judged = dataset.train, dataset.test
+  if cfg.split == "selection" and dataset.selection is not None:
+    judged = dataset.selection
+  elif cfg.split == "selection":
+    held_out = _splits.hold_out(train.labels, cfg.selection_share, 0)
+    if not held_out.any():
+      options.refuse(
+        "evaluations.split",
+        cfg.split,
+        f"test: {dataset.name} has one training image of each class",
+      )
+    train, judged = (
+      _splits.take(train, ~held_out),
+      _splits.take(train, held_out),
+    )
   if 0 < cfg.train_limit < dataset.num_classes:
     options.refuse(
       "evaluations.train_limit",
       cfg.train_limit,
       f"0 or at least the {dataset.num_classes} classes of {dataset.name}",
     )
-  size = len(dataset.train.labels)
-  return min(size, cfg.train_limit or size)
+  if 0 < cfg.train_limit < len(train.labels):
+    rows = np.arange(cfg.train_limit)
+    if train.labels.ndim == 1:
+      rows = data.balanced_indices(train.labels, cfg.train_limit)
+    train = _splits.take(train, rows)
+  return train, judged
+
+
+def train_size(cfg, dataset: contracts.Dataset) -> int:
+  """Returns how many training images an entry with `OPTIONS` uses."""
+  return len(splits(cfg, dataset)[0].labels)
+
+
+def said(cfg, dataset, protocol: str) -> str:
+  """Returns `about` of an entry with `OPTIONS`: protocol and images."""
+  part = "the selection split of " if cfg.split == "selection" else ""
+  return f"{protocol}, on {part}{dataset.name}"
 
 
 def of_features(
@@ -96,27 +157,39 @@ def of_features(
   return contracts.Evaluation(
     run=run,
     headline=headline,
-    about=f"{about}, on {dataset.name}",
+    about=said(cfg, dataset, about),
   )
 
 
 def extract(
-  encode, variables, images: np.ndarray, mesh, batch: int, *, image_px: int = 0
+  encode,
+  variables,
+  images,
+  mesh,
+  batch: int,
+  *,
+  image_px: int = 0,
+  change=None,
+  epoch: int = 0,
 ) -> np.ndarray:
   """Encodes real images, each by itself, whatever batch and devices are.
 
-  The program is compiled once per (encode, mesh, batch, image_px): the last
-  batch is padded to the full size and the padding is masked out.
+  The program is compiled once per (encode, mesh, batch, image_px, change): the
+  last batch is padded to the full size, and the padding is dropped.
 
   Args:
     encode: (variables, images float32 [n h w c] in [-1, 1]) -> [n f], jit-able;
       a row of its result depends on that row's image only.
     variables: what `encode` wants; used where it lies.
-    images: uint8 [N h w c], N >= 1, the same in every process.
+    images: uint8 [N h w c], N >= 1, the same in every process; see
+      `contracts.Split`: decoded batch by batch.
     mesh: the device mesh; a batch is spread over it.
     batch: images per call, over all devices; rounded up to a multiple of their
       number, so that any value works on any machine.
     image_px: side of the square to resize and center-crop to; 0: as they are.
+    change: (images float32 [n h w c] in [-1, 1], index int32 [n], epoch) ->
+      images, jit-able and a function of these alone: how they are augmented.
+    epoch: for `change`.
 
   Returns:
     float32 [N f], the same in every process.
@@ -125,16 +198,20 @@ def extract(
     Diverged: a feature is not finite.
   """
   batch = -(-batch // mesh.size) * mesh.size
-  program = _program(encode, mesh, image_px)
+  program = _program(encode, mesh, image_px, change)
   sharding = mesh_lib.batch(mesh)
+  if change is not None:
+    epoch = place(np.asarray(epoch, np.int32), mesh_lib.replicated(mesh))
   pieces, pending = [], None
   for start in range(0, len(images), batch):
-    rows = images[start : start + batch]
-    mask = np.arange(batch) < len(rows)
+    rows = np.asarray(images[start : start + batch])
+    index = np.full(batch, -1, np.int32)
+    index[: len(rows)] = np.arange(start, start + len(rows))
     if len(rows) < batch:
       padding = np.zeros((batch - len(rows), *rows.shape[1:]), np.uint8)
       rows = np.concatenate([rows, padding])
-    result = program(variables, place(rows, sharding), place(mask, sharding))
+    given = place(rows, sharding), place(index, sharding)
+    result = program(variables, *given, epoch if change else None)
     if pending is not None:  # fetched while the devices work on the next one
       pieces.append(_collect(*pending))
     pending = result
@@ -172,10 +249,26 @@ def place(array: np.ndarray, sharding) -> jax.Array:
 
 
 def of_dataset(cfg, dataset: contracts.Dataset, encode, variables, mesh):
-  """Encodes the training (or its part) and test images of a data set.
+  """Encodes the images that an entry trains on and those it judges on.
 
-  The last result is kept while `variables` live, so that evaluations which
-  follow each other on the same weights encode once.
+  See `of_split`.
+
+  Returns:
+    ((train features float32 [N f], labels int32 [N]), (judged features,
+    labels), number of classes).
+  """
+  train, judged = (
+    of_split(cfg, dataset, encode, variables, mesh, judged=judged)
+    for judged in (False, True)
+  )
+  return train, judged, dataset.num_classes
+
+
+def of_split(cfg, dataset, encode, variables, mesh, *, judged: bool):
+  """Encodes what `splits` returns first or, if `judged`, second.
+
+  The last result of either is kept while `variables` live, so that evaluations
+  which follow each other on the same weights encode once.
 
   Args:
     cfg: an evaluation's entry, with `OPTIONS`.
@@ -183,37 +276,32 @@ def of_dataset(cfg, dataset: contracts.Dataset, encode, variables, mesh):
     encode: see `extract`.
     variables: see `extract`.
     mesh: the device mesh.
+    judged: which of the two.
 
   Returns:
-    ((train features float32 [N f], labels int32 [N]), (test features, labels),
-    number of classes).
+    (features float32 [N f], labels [N]).
   """
   global _last
   leaves, structure = jax.tree.flatten(variables)
-  key = (dataset, encode, mesh, structure, cfg.image_px, cfg.train_limit)
+  key = (dataset, encode, mesh, structure)
   if _last is None or not _last.matches(key, leaves):
-    train = dataset.train
-    if 0 < cfg.train_limit < len(train.labels):
-      chosen = data.balanced_indices(train.labels, cfg.train_limit)
-      train = contracts.Split(*(array[chosen] for array in train))
-    result = [
-      (
-        extract(
-          encode, variables, images, mesh, cfg.batch, image_px=cfg.image_px
-        ),
-        labels,
-      )
-      for images, labels in (train, dataset.test)
-    ]
-    _last = _Kept(key, leaves, (*result, dataset.num_classes))
-  return _last.result
+    _last = _Kept(key, leaves)
+  part = (cfg.image_px, cfg.split == "selection" and cfg.selection_share)
+  part += () if judged else (cfg.train_limit,)
+  if _last.parts.get(judged, (None,))[0] != part:
+    images, labels = splits(cfg, dataset)[judged]
+    features = extract(
+      encode, variables, images, mesh, cfg.batch, image_px=cfg.image_px
+    )
+    _last.parts[judged] = part, (features, labels)
+  return _last.parts[judged][1]
 
 
 class _Kept:
-  """The last result of `of_dataset`; holds the weights only weakly."""
+  """The last results of `of_split`; holds the weights only weakly."""
 
-  def __init__(self, key, leaves, result):
-    self.key, self.result = key, result
+  def __init__(self, key, leaves):
+    self.key, self.parts = key, {}
     # numpy arrays can change in place: only immutable weights are recognized.
     fixed = bool(leaves) and all(isinstance(x, jax.Array) for x in leaves)
     self.leaves = [weakref.ref(x) for x in leaves] if fixed else None
@@ -232,20 +320,22 @@ _last: _Kept | None = None
 
 
 @functools.lru_cache(maxsize=8)
-def _program(encode, mesh, image_px):
-  """Compiles uint8 [b h w c], mask [b] -> features [b f], the same mask."""
+def _program(encode, mesh, image_px, change):
+  """Compiles uint8 [b h w c], index [b] -> features [b f], the same index."""
 
-  def program(variables, images, mask):
+  def program(variables, images, index, epoch):
     x = images_lib.from_uint8(images)
+    if change is not None:
+      x = change(x, index, epoch)
     if image_px:
       x = images_lib.resize_and_crop(x, (image_px, image_px))
     features = encode(variables, x).astype(jnp.float32)
-    return features, mask  # they travel together: rows stay matched
+    return features, index  # they travel together: rows stay matched
 
   # Replicated, so that every process of a multi-process run holds every row.
   return jax.jit(program, out_shardings=mesh_lib.replicated(mesh))
 
 
-def _collect(features, mask):
-  """Fetches a batch and drops its padding."""
-  return jax.device_get(features)[jax.device_get(mask)]
+def _collect(features, index):
+  """Fetches a batch and drops its padding, of the index -1."""
+  return jax.device_get(features)[jax.device_get(index) >= 0]

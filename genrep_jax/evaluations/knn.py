@@ -15,10 +15,18 @@ from genrep_jax.evaluations import _features
 from genrep_jax.lib import contracts, mesh as mesh_lib, options
 
 _MATRIX_ENTRIES = 2**24  # similarities in memory at a time: 64 MiB
+_K = {"low": 1, "high": 2**16}
 
 
 OPTIONS = {
-  "k": options.integer(20, "neighbors that vote", low=1, high=2**16),
+  "k": options.either(
+    options.integer(20, "neighbors that vote; several: each judged", **_K),
+    options.several(
+      of=options.integer(**_K),
+      least=1,
+      only=("no two alike", lambda ks: len(set(ks)) == len(ks)),
+    ),
+  ),
   "temperature": options.number(0.07, "T of exp(s / T)", low=1e-3, high=1e3),
   **_features.OPTIONS,
 }
@@ -33,27 +41,29 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     mesh: the device mesh.
 
   Returns:
-    Yields ("knn<k>_accuracy", share of the test images).
+    Yields ("knn<k>_accuracy", share of the test images) for every k; the first
+    is the headline.
 
   Raises:
     UsageError: more neighbors than training images, or see `_features`.
   """
-  headline = f"knn{cfg.k}_accuracy"
+  ks = (cfg.k,) if isinstance(cfg.k, int) else tuple(cfg.k)
 
   def measure(train, test, num_classes):
     predicted = classify(
       *train,
       test[0],
-      k=cfg.k,
+      k=ks,
       temperature=cfg.temperature,
       num_classes=num_classes,
       mesh=mesh,
     )
-    yield headline, float(np.mean(predicted == test[1]))
+    for k, classes in zip(ks, predicted):
+      yield f"knn{k}_accuracy", float(np.mean(classes == test[1]))
 
   dataset = _features.load(cfg, model)
   size = _features.train_size(cfg, dataset)
-  if cfg.k > size:
+  if max(ks) > size:
     options.refuse(
       "evaluations.k", cfg.k, f"at most the {size} training images"
     )
@@ -63,8 +73,9 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     model,
     mesh,
     measure,
-    headline=headline,
-    about=f"{cfg.k} nearest neighbors by cosine, T = {cfg.temperature:g}",
+    headline=f"knn{ks[0]}_accuracy",
+    about=f"{', '.join(map(str, ks))} nearest neighbors by cosine, "
+    f"T = {cfg.temperature:g}",
   )
 
 
@@ -73,61 +84,122 @@ def classify(
   labels: np.ndarray,
   queries: np.ndarray,
   *,
-  k: int,
+  k,
   temperature: float,
   num_classes: int,
   mesh,
+  leave_one_out: bool = False,
 ) -> np.ndarray:
-  """Predicts a class for each query (Wu et al. 2018, section 3.4).
-
-  Ties are broken by rule: equally similar training images by their order,
-  equally supported classes by the lower number.
+  """Predicts the classes of queries by their nearest neighbors in a bank.
 
   Args:
-    bank: training features, float32 [N f]; normalized here.
-    labels: int [N], their classes.
-    queries: features, float32 [M f]; normalized here.
-    k: neighbors that vote, at most N.
+    bank: [N f], features of the labeled images; normalized here.
+    labels: int [N].
+    queries: [M f]; normalized here.
+    k: neighbors that vote, or several such numbers; of fewer than k rows all
+      vote.
     temperature: T of the weights exp(s / T).
     num_classes: number of classes.
     mesh: the device mesh: the queries are spread over it.
+    leave_one_out: the queries are the bank, and none is its own neighbor.
 
   Returns:
-    int32 [M], the predicted classes.
+    int32 [M], the predicted classes; of several k [len(k) M]. Of equal
+    similarities the first row's counts, of equal votes the lower class.
   """
+  ks = np.atleast_1d(k)
+  predicted = []
+  for s, rows in _nearest(bank, queries, ks.max(), mesh, leave_one_out):
+    support = votes(s, labels[rows], ks, temperature, num_classes)
+    predicted.append(support.argmax(axis=2).astype(np.int32))
+  predicted = np.concatenate(predicted, axis=1)
+  return predicted if np.ndim(k) else predicted[0]
+
+
+def votes(similarities, classes, ks, temperature, num_classes) -> np.ndarray:
+  """Adds up the weights exp((s - the largest s) / T) class by class.
+
+  The factor that is common to a query keeps them from overflowing.
+
+  Args:
+    similarities: [m K], falling along a row.
+    classes: int [m K], of these neighbors.
+    ks: how many of them vote, several numbers.
+    temperature: T.
+    num_classes: c.
+
+  Returns:
+    float64 [len(ks) m c].
+  """
+  s = np.asarray(similarities, np.float64)
+  weights = np.exp((s - s[:, :1]) / temperature)
+  bins = np.arange(len(s))[:, None] * num_classes + classes
+  size = len(s) * num_classes
+  return np.stack(
+    [
+      np.bincount(
+        bins[:, :k].ravel(), weights[:, :k].ravel(), minlength=size
+      ).reshape(len(s), num_classes)
+      for k in ks
+    ]
+  )
+
+
+def nearest(
+  bank, queries, k: int, mesh, *, leave_one_out: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+  """Finds the nearest rows by cosine.
+
+  Args:
+    bank: [N f].
+    queries: [M f].
+    k: how many; at most N (N - 1) are found.
+    mesh: the device mesh: the queries are spread over it.
+    leave_one_out: see `classify`.
+
+  Returns:
+    (similarities float32 [M k], falling; rows of the bank int32 [M k], the
+    lower first where similarities are equal).
+  """
+  parts = list(_nearest(bank, queries, k, mesh, leave_one_out))
+  return tuple(np.concatenate(part) for part in zip(*parts))
+
+
+def _nearest(bank, queries, k, mesh, leave_one_out):
+  """Yields what `nearest` returns, a few queries at a time."""
+  k = min(int(k), len(bank) - leave_one_out)
   share = min(_MATRIX_ENTRIES // len(bank), -(-len(queries) // mesh.size), 256)
   rows = max(1, share) * mesh.size
-  everywhere = mesh_lib.replicated(mesh)
+  everywhere, split = mesh_lib.replicated(mesh), mesh_lib.batch(mesh)
   bank = _features.place(_normalize(bank), everywhere)
-  labels = _features.place(np.asarray(labels, np.int32), everywhere)
-  vote = _program(mesh, k, float(temperature), num_classes)
-  predicted = []
+  search = _program(mesh, k)
   queries = _normalize(queries)
   for start in range(0, len(queries), rows):
     piece = queries[start : start + rows]
     padded = np.zeros((rows, queries.shape[1]), np.float32)
     padded[: len(piece)] = piece
-    result = vote(bank, labels, _features.place(padded, mesh_lib.batch(mesh)))
-    predicted.append(jax.device_get(result)[: len(piece)])
-  return np.concatenate(predicted)
+    own = np.full(rows, -1, np.int32)
+    if leave_one_out:
+      own[: len(piece)] = np.arange(start, start + len(piece))
+    found = search(
+      bank, _features.place(padded, split), _features.place(own, split)
+    )
+    yield tuple(x[: len(piece)] for x in jax.device_get(found))
 
 
 @functools.lru_cache(maxsize=8)
-def _program(mesh, k, temperature, num_classes):
-  def vote(bank, labels, queries):
+def _program(mesh, k):
+  def search(bank, queries, own):
     similarities = jnp.matmul(
       queries, bank.T, precision=jax.lax.Precision.HIGHEST
     )
-    s, neighbors = jax.lax.top_k(similarities, k)
-    # exp(s / T) up to a factor common to the query, which cannot overflow.
-    # `max`, not s[:, :1]: the slice would turn XLA's top-k into a full sort,
-    # a hundred times slower on CPU.
-    weights = jnp.exp((s - s.max(axis=1, keepdims=True)) / temperature)
-    ballots = jax.nn.one_hot(labels[neighbors], num_classes)
-    support = (weights[..., None] * ballots).sum(axis=1)
-    return support.argmax(axis=1).astype(jnp.int32)
+    itself = own[:, None] == jnp.arange(len(bank))
+    similarities = jnp.where(itself, -jnp.inf, similarities)
+    # Only all of it, not a slice: a slice would turn XLA's top-k into a full
+    # sort, a hundred times slower on CPU.
+    return jax.lax.top_k(similarities, k)
 
-  return jax.jit(vote, out_shardings=mesh_lib.replicated(mesh))
+  return jax.jit(search, out_shardings=mesh_lib.replicated(mesh))
 
 
 def _normalize(x):

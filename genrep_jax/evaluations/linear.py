@@ -3,8 +3,12 @@
 Kolesnikov, Zhai & Beyer 2019 (arXiv:1901.09005), section 5.2, show that the
 full-batch problem solved by L-BFGS is the reproducible form of this protocol.
 Features are standardized with the training images' mean and deviation. The
-regularizer is chosen on a held-out tenth of the training images, then the
-model is fitted to all of them and meets the test images once.
+regularizer is chosen by cross-validation: the training images are dealt to
+folds, every fold is predicted by a model that was fitted to the others, and
+the l2 of the smallest mean cross-entropy on these predictions is taken. The
+cross-entropy moves smoothly with the features and with l2, where the accuracy
+is a staircase whose ties rounding breaks. Then the model is fitted to all
+training images and meets the test images once.
 """
 
 import functools
@@ -15,13 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from genrep_jax.evaluations import _features
+from genrep_jax.evaluations import _calibration, _features, _splits
 from genrep_jax.lib import contracts, mesh as mesh_lib, options, rng
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 # Up to here one device of each process does the same work as every other: an
 # iteration is shorter than a reduction over many devices.
 _ONE_DEVICE_BYTES = 2**31
+# Folds are fitted together, as one matmul, up to so many logits at a time.
+_LOGITS = 2**27
 # Up to so many features all principal axes are taken, else so many of them.
 _ALL_AXES, _SOME_AXES = 2048, 512
 _STRETCH = 30  # iterations of L-BFGS between renewals of its preconditioner
@@ -37,21 +43,19 @@ _OPTIMIZER = optax.lbfgs(
 
 OPTIONS = {
   "l2": options.several(
-    (1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
+    tuple(float(f"{10 ** (-i / 2):.0e}") for i in range(1, 11)),
     options.number(low=1e-9, high=1e6),
     "regularizers, to choose one from",
     least=1,
   ),
-  "validation_share": options.number(
-    0.1, "of every class, held out to choose l2", above=0, below=1
-  ),
+  "folds": options.integer(5, "of the choice of l2", low=2, high=100),
   "max_iterations": options.integer(
     200, "of L-BFGS, for each fit", low=1, high=10**6
   ),
   "tolerance": options.number(
     1e-3, "on the length of the preconditioned gradient", low=1e-9, high=1
   ),
-  "seed": options.integer(0, "of the choice of the held-out images", low=0),
+  "seed": options.integer(0, "of the folds", low=0),
   **_features.OPTIONS,
 }
 
@@ -65,13 +69,16 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     mesh: the device mesh.
 
   Returns:
-    Yields "linear_accuracy" (share of the test images),
-    "linear_validation_accuracy" (of the held-out training images, at the chosen
-    l2), "linear_l2", "linear_gradient_norm" (of the last fit) and, beyond 2,048
-    features, "linear_principal_axes" (that its preconditioner knew).
+    Yields, of the test images, "linear_accuracy", "linear_nll" (mean
+    cross-entropy, nats) and "linear_ece15" (`_calibration.ece`);
+    "linear_temperature", which gives the folds' predictions their smallest
+    cross-entropy, and "linear_scaled_ece15" with it; "linear_cv_accuracy" and
+    "linear_cv_nll" of the folds at the chosen "linear_l2";
+    "linear_gradient_norm" (of the last fit) and, beyond 2,048 features,
+    "linear_principal_axes" (that its preconditioner knew).
 
   Raises:
-    UsageError: nothing could be held out, or see `_features`.
+    UsageError: no image could be held out, or see `_features`.
   """
   dataset = _features.load(cfg, model)
   size = _features.train_size(cfg, dataset)
@@ -83,18 +90,28 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     )
 
   def measure(train, test, num_classes):
-    fitted, l2, validation_accuracy = probe(
+    fitted, l2, held_out = probe(
       *train,
       num_classes=num_classes,
       mesh=mesh,
       l2_grid=cfg.l2,
-      validation_share=cfg.validation_share,
+      folds=cfg.folds,
       max_iterations=cfg.max_iterations,
       tolerance=cfg.tolerance,
       seed=cfg.seed,
     )
-    yield "linear_accuracy", accuracy(fitted, *test)
-    yield "linear_validation_accuracy", validation_accuracy
+    logits = predict(fitted, test[0])
+    temperature = _calibration.temperature(*held_out)
+    yield "linear_accuracy", _calibration.accuracy(logits, test[1])
+    yield "linear_nll", _calibration.nll(logits, test[1])
+    for name, t in (
+      ("linear_ece15", 1.0),
+      ("linear_scaled_ece15", temperature),
+    ):
+      yield name, _calibration.ece(_calibration.softmax(logits / t), test[1])
+    yield "linear_temperature", temperature
+    yield "linear_cv_accuracy", _calibration.accuracy(*held_out)
+    yield "linear_cv_nll", _calibration.nll(*held_out)
     yield "linear_l2", l2
     yield "linear_gradient_norm", fitted.gradient_norm
     if fitted.axes < len(fitted.weights):
@@ -107,9 +124,9 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     mesh,
     measure,
     headline="linear_accuracy",
-    about="logistic regression, l2 chosen on held-out training images, "
-    f"preconditioned along all principal axes, of over {_ALL_AXES} features "
-    f"the first {_SOME_AXES}",
+    about=f"logistic regression, l2 of the smallest {cfg.folds}-fold "
+    "cross-entropy on training images, preconditioned along all principal "
+    f"axes, of over {_ALL_AXES} features the first {_SOME_AXES}",
   )
 
 
@@ -117,11 +134,13 @@ class Model(NamedTuple):
   """A fitted classifier: logits = features @ weights + bias.
 
   Attributes:
-    weights: float32 [f k], for features as they are (not standardized).
-    bias: float32 [k].
-    loss: the objective at the end: mean cross-entropy and penalty.
+    weights: float32 [f k], for features as they are (not standardized); with
+      one more axis in front, several classifiers.
+    bias: float32 [k], likewise.
+    loss: the objective at the end, mean cross-entropy and penalty; of several
+      float32 [p].
     gradient_norm: length of the objective's gradient at the end, in the
-      preconditioned coordinates of `fit`.
+      preconditioned coordinates of `fit`, of all classifiers together.
     iterations: of L-BFGS.
     axes: principal axes that were found.
   """
@@ -134,6 +153,21 @@ class Model(NamedTuple):
   axes: int
 
 
+class Probe(NamedTuple):
+  """What `probe` returns.
+
+  Attributes:
+    model: fitted to all rows.
+    l2: the chosen regularizer.
+    held_out: (logits float32 [n k], labels int [n]) of the rows of all folds,
+      each predicted without it, at that l2.
+  """
+
+  model: Model
+  l2: float
+  held_out: tuple[np.ndarray, np.ndarray]
+
+
 def probe(
   features: np.ndarray,
   labels: np.ndarray,
@@ -141,81 +175,73 @@ def probe(
   num_classes: int,
   mesh,
   l2_grid,
-  validation_share: float = 0.1,
+  folds: int = 5,
   max_iterations: int = 200,
   tolerance: float = 1e-3,
   seed: int = 0,
-) -> tuple[Model, float, float]:
-  """Chooses the regularizer on held-out rows, then fits to all rows.
+) -> Probe:
+  """Chooses the regularizer by cross-validation, for a fit to all rows.
+
+  All folds are standardized and rotated as the whole is, so that this is done
+  once: it looks at no label. They and the whole are fitted together, from the
+  strongest to the weakest l2, each from where the one before ended.
 
   Args:
     features: float32 [N f].
     labels: int [N].
     num_classes: number of classes.
     mesh: the device mesh; rows of more than 2 GiB are spread over it.
-    l2_grid: the regularizers, tried from the strongest to the weakest; a tie
-      goes to the stronger. Weaker ones are not tried any more when the held-out
-      accuracy has fallen by more than its standard error.
-    validation_share: share of every class that is held out.
+    l2_grid: the regularizers; a tie goes to the stronger. Weaker ones are not
+      tried any more when the cross-entropy is above the smallest by more than
+      the standard error of the difference.
+    folds: see `_splits.folds`.
     max_iterations: of L-BFGS, for each fit.
-    tolerance: see `fit`.
-    seed: of the choice of the held-out rows.
-
-  Returns:
-    (model, the chosen l2, its accuracy on the held-out rows).
+    tolerance: see `Problem.fit`.
+    seed: of the folds.
   """
-  held_out = hold_out(labels, validation_share, seed)
+  fold = _splits.folds(labels, folds, seed)
+  tested = fold >= 0
+  parts = [fold != number for number in np.unique(fold[tested])]
+  parts = np.stack([*parts, np.ones(len(labels), bool)])
   if features.nbytes <= _ONE_DEVICE_BYTES:
     mesh = mesh_lib.make_mesh(mesh.local_devices[:1])
   problem = Problem(features, labels, num_classes, mesh)
   limits = {"max_iterations": max_iterations, "tolerance": tolerance}
-  best, best_l2, model = -1.0, None, None
-  selection = problem.prepare(~held_out)
+  together = max(1, _LOGITS // (len(labels) * num_classes))
+  groups = [parts[i : i + together] for i in range(0, len(parts), together)]
+  best, models = None, [None] * len(groups)
   for l2 in sorted(l2_grid, reverse=True):  # strong to weak: short ways
-    model = problem.fit(selection, l2, start=model, **limits)
-    score = accuracy(model, features[held_out], labels[held_out])
-    if score > best:
-      best, best_l2, start = score, l2, model
-    elif score < best - np.sqrt(best * (1 - best) / held_out.sum()):
-      break
-  del selection  # as large as the rows: not beside the next one
-  everything = problem.prepare(np.ones(len(labels), bool))
-  return (
-    problem.fit(everything, best_l2, start=start, **limits),
-    float(best_l2),
-    best,
-  )
+    logits = np.empty((len(labels), num_classes), np.float32)
+    for i, group in enumerate(groups):
+      models[i] = problem.fit(l2, keep=group, start=models[i], **limits)
+      for part, *model in zip(group, *models[i][:2]):
+        logits[~part] = predict(model, features[~part])
+    held_out = logits[tested], labels[tested]
+    losses = _calibration.losses(*held_out)
+    if best is None or losses.mean() < best[0].mean():
+      whole = models[-1]._replace(
+        **{key: getattr(models[-1], key)[-1] for key in Model._fields[:3]}
+      )
+      best = losses, Probe(whole, float(l2), held_out)
+    else:
+      worse = losses - best[0]
+      if worse.mean() > worse.std() / np.sqrt(len(worse)):
+        break
+  return best[1]
+
+
+def predict(model, features: np.ndarray) -> np.ndarray:
+  """Returns the logits [n k] of features [n f] by a (weights, bias, ...)."""
+  return features @ model[0] + model[1]
 
 
 def accuracy(model: Model, features: np.ndarray, labels: np.ndarray) -> float:
   """Share of the rows whose largest logit is that of their label."""
-  logits = features @ model.weights + model.bias
-  return float(np.mean(logits.argmax(axis=1) == labels))
-
-
-def hold_out(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-  """Chooses `share` of the rows of every class.
-
-  Args:
-    labels: int [N].
-    share: in (0, 1); of each class at least one row is held out and at least
-      one is kept, except that a class with a single row keeps it.
-    seed: of the choice.
-
-  Returns:
-    bool [N], True = held out.
-  """
-  random = np.random.default_rng(seed)
-  held_out = np.zeros(len(labels), bool)
-  for label in np.unique(labels):
-    members = random.permutation(np.flatnonzero(labels == label))
-    count = min(max(1, round(share * len(members))), len(members) - 1)
-    held_out[members[:count]] = True
-  return held_out
+  return _calibration.accuracy(predict(model, features), labels)
 
 
 class Problem:
-  """The training rows on the devices; fits to any part of them by a mask.
+  """The training rows on the devices; fits to any parts of them by masks.
 
   The objective of Kolesnikov et al. and of scikit-learn (whose C is
   1 / (l2 * rows)), with x the standardized features:
@@ -236,41 +262,46 @@ class Problem:
   memory are linear in the number of features.
   """
 
-  def __init__(self, features, labels, num_classes, mesh):
-    """Puts the rows onto the mesh, padded to a multiple of its devices."""
-    self.count = len(features)
-    self.mesh = mesh
-    self.programs = _programs(mesh, num_classes)
-    self.shape = (features.shape[1], num_classes)
-    self.features = self._spread(np.asarray(features, np.float32))
-    self.labels = self._spread(np.asarray(labels, np.int32))
-
-  def prepare(self, keep: np.ndarray):
-    """Standardizes and rotates, by the rows that bool [N] `keep` names."""
-    keep = self._spread(np.asarray(keep, np.float32))
-    return self.programs[0](self.features, keep)
-
-  def fit(
-    self, prepared, l2: float, *, max_iterations, tolerance, start=None
-  ) -> Model:
-    """Minimizes the objective over the rows given to `prepare`.
+  def __init__(self, features, labels, num_classes, mesh, *, standardize=True):
+    """Puts the rows onto the mesh, standardizes and rotates them.
 
     Args:
-      prepared: the result of `prepare`.
+      features: float32 [N f].
+      labels: int [N].
+      num_classes: k.
+      mesh: rows are padded to a multiple of its devices.
+      standardize: if not, they are only centered, which the bias undoes.
+    """
+    self.count = len(features)
+    self.mesh = mesh
+    self.shape = (features.shape[1], num_classes)
+    self.program = _fit_program(mesh, num_classes)
+    prepare = _prepare_program(mesh, standardize)
+    self.labels = self._spread(np.asarray(labels, np.int32))
+    rows = self._spread(np.asarray(features, np.float32))
+    real = self._spread(np.ones(self.count, np.float32))
+    self.rows, self.rotation = prepare(rows, real)
+
+  def fit(
+    self, l2: float, *, max_iterations, tolerance, keep=None, start=None
+  ) -> Model:
+    """Minimizes the objective over all rows, or over several parts of them.
+
+    Args:
       l2: the regularizer.
       max_iterations: of L-BFGS.
       tolerance: stop when the gradient in the preconditioned coordinates is
         not longer. There the curvature is about 1, and where it is m the
         objective is within tolerance^2 / (2 m) of its minimum.
+      keep: bool [p N], the rows of each part; None: one part, all rows.
       start: model of a similar problem; None starts at zero.
 
     Returns:
-      The model.
+      The model; with `keep`, p of them in one.
     """
-    rows, keep, rotation = prepared
+    parts = np.ones((1, self.count)) if keep is None else keep
     if start is None:
       start = np.zeros(self.shape), np.zeros(self.shape[1])
-    start = [self._everywhere(np.asarray(x, np.float32)) for x in start[:2]]
     scalars = [
       self._everywhere(np.asarray(value, dtype))
       for value, dtype in (
@@ -279,12 +310,25 @@ class Problem:
         (tolerance, np.float32),
       )
     ]
-    outcome = self.programs[1](
-      rows, keep, self.labels, rotation, start, *scalars
+    outcome = self.program(
+      self.rows,
+      self._spread(np.asarray(parts.T, np.float32)),
+      self.labels,
+      self.rotation,
+      [
+        self._everywhere(
+          np.broadcast_to(x, (len(parts), *shape)).astype(np.float32)
+        )
+        for x, shape in zip(start, (self.shape, self.shape[1:]))
+      ],
+      *scalars,
     )
     weights, bias, *report = jax.device_get(outcome)
-    loss, gradient_norm, iterations = (value.item() for value in report)
-    axes = rotation.axes.shape[1]
+    loss, gradient_norm, iterations = report
+    if keep is None:
+      weights, bias, loss = weights[0], bias[0], loss[0].item()
+    gradient_norm, iterations = gradient_norm.item(), iterations.item()
+    axes = self.rotation.axes.shape[1]
     return Model(weights, bias, loss, gradient_norm, iterations, axes)
 
   def _spread(self, array):
@@ -305,28 +349,32 @@ class _Rotation(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4)
-def _programs(mesh, num_classes):
-  """Compiles (prepare, fit), once for all masks and regularizers."""
+def _prepare_program(mesh, standardize):
+  prepare = functools.partial(_prepare, standardize=standardize)
   whole, split = mesh_lib.replicated(mesh), mesh_lib.batch(mesh)
-  prepare = jax.jit(_prepare, out_shardings=(split, split, whole))
-  fit = jax.jit(
-    functools.partial(_fit, num_classes=num_classes), out_shardings=whole
-  )
-  return prepare, fit
+  return jax.jit(prepare, out_shardings=(split, whole))
 
 
-def _prepare(x, keep):
-  total = keep.sum()
-  mean = (keep @ x) / total
-  x = (x - mean) * keep[:, None]
+@functools.lru_cache(maxsize=4)
+def _fit_program(mesh, num_classes):
+  """Compiles once for all masks, regularizers and starts."""
+  fit = functools.partial(_fit, num_classes=num_classes)
+  return jax.jit(fit, out_shardings=mesh_lib.replicated(mesh))
+
+
+def _prepare(x, real, *, standardize):
+  total = real.sum()
+  mean = (real @ x) / total
+  x = (x - mean) * real[:, None]
   variance = jnp.square(x).sum(0) / total
   # A feature that never changes has a rounding error for a deviation.
   noise = 1e-5 * (jnp.abs(mean) + jnp.sqrt(variance.max()))
   deviation = jnp.sqrt(variance)
   scale = jnp.where(deviation > noise, 1 / jnp.maximum(deviation, noise), 0.0)
   scale = jnp.where(jnp.isfinite(scale), scale, 0.0)
+  scale = scale if standardize else jnp.ones_like(scale)
   axes = _axes(x * scale, total)
-  return _coordinates(x * scale, axes), keep, _Rotation(mean, scale, axes)
+  return _coordinates(x * scale, axes), _Rotation(mean, scale, axes)
 
 
 def _axes(x, total):
@@ -378,33 +426,42 @@ def _fit(
   *,
   num_classes,
 ):
-  mean, scale, axes = rotation
-  total = keep.sum()
-  targets = jax.nn.one_hot(labels, num_classes)
+  """Fits p models at once: the sum of their objectives is one convex problem.
 
-  # Inside, weights are [k f]: the gradient's matmul then runs two to three
-  # times as fast on CPU as with [f k].
+  Their second derivatives are alike, so that L-BFGS needs about as many
+  iterations as for one of them, and each of its matmuls serves all.
+  """
+  mean, scale, axes = rotation
+  total = keep.sum(0)
+  targets = jax.nn.one_hot(labels, num_classes)[:, None]
+  share = (keep / total)[:, :, None]  # [N p 1]
+
+  # Inside, weights are [p k f]: the gradient's matmul then runs two to three
+  # times as fast on CPU as with f first.
   def logits(w, b):
-    return jnp.matmul(rows, w.T, precision=_HIGHEST) + b
+    return jnp.einsum("nf,pkf->npk", rows, w, precision=_HIGHEST) + b
 
   def steepness(w, b):
     """1 / sqrt of the diagonal of the objective's Hessian in (W, b)."""
     p = jax.nn.softmax(logits(w, b))
-    h = p * (1 - p) * keep[:, None] / total
+    h = p * (1 - p) * share
     return (
-      1 / jnp.sqrt(jnp.matmul(h.T, jnp.square(rows)) + l2),
+      1 / jnp.sqrt(jnp.einsum("npk,nf->pkf", h, jnp.square(rows)) + l2),
       1 / jnp.sqrt(jnp.maximum(h.sum(0), 1e-4)),  # b is not penalized
     )
 
+  def objectives(w, b):
+    losses = optax.softmax_cross_entropy(logits(w, b), targets)
+    penalty = l2 / 2 * jnp.square(w).sum((1, 2))
+    return (losses * share[..., 0]).sum(0) + penalty
+
   def stretch(carry):
     """At most _STRETCH iterations of L-BFGS with one preconditioner."""
-    w, b, _, _, done = carry
+    w, b, _, done = carry
     d, e = steepness(w, b)
 
     def objective(parameters):
-      w, b = d * parameters[0], e * parameters[1]
-      losses = optax.softmax_cross_entropy(logits(w, b), targets)
-      return (losses * keep).sum() / total + l2 / 2 * jnp.square(w).sum()
+      return objectives(d * parameters[0], e * parameters[1]).sum()
 
     value_and_grad = optax.value_and_grad_from_state(objective)
 
@@ -431,7 +488,6 @@ def _fit(
       iterate,
       (parameters, _OPTIMIZER.init(parameters), jnp.float32(jnp.inf), done),
     )
-    value = optax.tree.get(state, "value")
     w, b = d * parameters[0], e * parameters[1]
     if axes.shape[0] > axes.shape[1]:
       # Where the rest counts, the second derivatives fall by orders on the way,
@@ -440,16 +496,20 @@ def _fit(
       slope = gradient[0] / d, gradient[1] / e
       d, e = steepness(w, b)
       norm = optax.tree.norm((d * slope[0], e * slope[1]))
-    return w, b, value, norm, done
+    return w, b, norm, done
 
+  shape = start[0].shape  # [p f k]
   w = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1.0), 0.0)
-  w = _coordinates((start[0] * w[:, None]).T, axes)
-  b = start[1] + jnp.matmul(mean, start[0], precision=_HIGHEST)
-  w, b, value, norm, done = jax.lax.while_loop(
-    lambda carry: (carry[4] < max_iterations) & (carry[3] > tolerance),
+  w = (start[0] * w[:, None]).transpose(0, 2, 1).reshape(-1, shape[1])
+  w = _coordinates(w, axes).reshape(shape[0], shape[2], -1)
+  b = start[1] + jnp.einsum("f,pfk->pk", mean, start[0], precision=_HIGHEST)
+  w, b, norm, done = jax.lax.while_loop(
+    lambda carry: (carry[3] < max_iterations) & (carry[2] > tolerance),
     stretch,
-    (w, b, jnp.float32(0), jnp.float32(jnp.inf), 0),
+    (w, b, jnp.float32(jnp.inf), 0),
   )
-  weights = scale[:, None] * _rows(w, axes).T
-  bias = b - jnp.matmul(mean, weights, precision=_HIGHEST)
-  return weights, bias, value, norm, done
+  losses = objectives(w, b)
+  w = _rows(w.reshape(-1, w.shape[2]), axes).reshape(shape[0], shape[2], -1)
+  weights = scale[:, None] * w.transpose(0, 2, 1)
+  bias = b - jnp.einsum("f,pfk->pk", mean, weights, precision=_HIGHEST)
+  return weights, bias, losses, norm, done

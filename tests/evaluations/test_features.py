@@ -1,5 +1,7 @@
 """Features: the same for every batch, number of images and of devices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -23,6 +25,10 @@ def encode(variables, images):
 
 def raw_pixels(variables, images):
   return images.reshape(len(images), -1)
+
+
+def five_pixels(variables, images):
+  return raw_pixels(variables, images)[:, :5]
 
 
 VARIABLES = {
@@ -151,7 +157,8 @@ def test_of_dataset_encodes_once_per_weights(tiny, monkeypatch):
   weights = jax.device_put(VARIABLES)
   first = features_of(tiny, encode, weights)
   again = features_of(tiny, encode, dict(weights))
-  assert again is first and len(calls) == 2  # one for each split
+  assert again[0][0] is first[0][0] and again[1][0] is first[1][0]
+  assert len(calls) == 2  # one for each split
   assert first[2] == 3
   np.testing.assert_array_equal(first[0][1], tiny.train.labels)
 
@@ -162,10 +169,107 @@ def test_of_dataset_encodes_once_per_weights(tiny, monkeypatch):
   features_of(tiny, encode, VARIABLES)  # numpy: may change
   features_of(tiny, encode, VARIABLES)
   assert len(calls) == 8
+  features_of(tiny, encode, weights)
   part = features_of(tiny, encode, weights, train_limit=6)
   np.testing.assert_array_equal(part[0][1], [0, 1, 2, 0, 1, 2])
+  assert len(calls) == 11  # the test images are the same
   features_of(tiny, encode_any, weights, image_px=4)
-  assert len(calls) == 12
+  assert len(calls) == 13
+
+
+def test_the_selection_split_is_cut_out_of_the_training_images(tiny):
+  weights = jax.device_put(VARIABLES)
+  whole, _, _ = features_of(tiny, encode, weights)
+  options = {"split": "selection", "selection_share": 0.5}
+  train, judged, _ = features_of(tiny, encode, weights, **options)
+  for features_, labels in (train, judged):
+    np.testing.assert_array_equal(np.bincount(labels), [2, 2, 2])
+    assert len(features_) == 6
+  together = np.concatenate([train[0], judged[0]])
+  assert {*map(tuple, together)} == {*map(tuple, whole[0])}
+  # The limit takes from what is left, and moves no image across.
+  part, same, _ = features_of(tiny, encode, weights, train_limit=3, **options)
+  assert {*map(tuple, part[0])} < {*map(tuple, train[0])} and len(part[0]) == 3
+  np.testing.assert_array_equal(same[0], judged[0])
+
+
+def test_an_official_selection_split_is_taken(tiny, monkeypatch):
+  official = dataclasses.replace(tiny, selection=tiny.train)
+  weights = jax.device_put(VARIABLES)
+  train, judged, _ = features_of(official, encode, weights, split="selection")
+  np.testing.assert_array_equal(train[0], judged[0])
+  monkeypatch.setattr(data, "load", lambda entry, path: official)
+  made = make("knn", k=1, split="selection")
+  assert made.about.endswith(", on the selection split of tiny")
+
+
+class Lazy:
+  """Images that remember which rows were decoded, and how many at once."""
+
+  def __init__(self, images):
+    self.images, self.asked = images, []
+    self.shape, self.dtype = images.shape, images.dtype
+
+  def __len__(self):
+    return len(self.images)
+
+  def __getitem__(self, rows):
+    some = self.images[rows]
+    self.asked.append(np.arange(len(self.images))[rows].tolist())
+    return some
+
+
+def test_only_what_is_used_is_decoded_batch_by_batch(tiny):
+  lazy = Lazy(tiny.train.images)
+  dataset = dataclasses.replace(
+    tiny, train=contracts.Split(lazy, tiny.train.labels)
+  )
+  weights = jax.device_put(VARIABLES)
+  options = {"train_limit": 6, "batch": 4}
+  got, _, _ = features_of(dataset, encode, weights, **options)
+  assert lazy.asked == [[0, 1, 2, 3], [4, 5]]
+  want, _, _ = features_of(tiny, encode, weights, **options)
+  np.testing.assert_array_equal(got[0], want[0])
+
+
+def test_a_change_sees_each_images_own_index_and_the_epoch():
+  images = make_images(5)
+
+  def change(images, index, epoch):
+    return images * 0 + (10 * epoch + index)[:, None, None, None]
+
+  for epoch in (0, 2):
+    got = features.extract(
+      raw_pixels, {}, images, mesh_of(8), 3, change=change, epoch=epoch
+    )
+    np.testing.assert_array_equal(got[:, 0], 10 * epoch + np.arange(5))
+
+
+@pytest.mark.parametrize("labels", [2, 1])
+def test_data_with_another_kind_of_labels_are_refused(
+  tiny, monkeypatch, labels
+):
+  many = contracts.Split(tiny.train.images, np.ones((12, 3), bool))
+  if labels == 2:
+    monkeypatch.setattr(
+      data, "load", lambda *_: dataclasses.replace(tiny, train=many, test=many)
+    )
+  with pytest.raises(errors.UsageError) as caught:
+    make("knn" if labels == 2 else "svm", **{"k": 1} if labels == 2 else {})
+  words = "several classes an image'; allowed: data with one class an image"
+  if labels == 1:
+    words = "one class an image'; allowed: data with several classes an image"
+  assert words in str(caught.value)
+
+
+def test_nothing_left_to_select_by_is_refused(tiny, monkeypatch):
+  one = contracts.Split(tiny.train.images[:3], tiny.train.labels[:3])
+  few = dataclasses.replace(tiny, train=one)
+  monkeypatch.setattr(data, "load", lambda *_: few)
+  with pytest.raises(
+    errors.UsageError, match="here.split: given 'selection'; "
+  ):
+    make("knn", k=1, split="selection")
 
 
 def encode_any(variables, images):
@@ -194,6 +298,8 @@ def make(name, channels=None, **changes):
     ({"batch": 10**12}, "here.batch: given 1000000000000"),
     ({"batch": 8.0}, "here.batch: given 8.0"),
     ({"image_px": -1}, "here.image_px: given -1"),
+    ({"split": "train"}, "here.split: given 'train'; allowed: one of test, s"),
+    ({"selection_share": 1.0}, "here.selection_share: given 1.0"),
     ({"train_limit": -1}, "here.train_limit: given -1"),
     ({"train_limit": 2}, ".train_limit: given 2; allowed: 0 or at least the 3"),
     ({"every_steps": -2}, "here.every_steps: given -2"),
@@ -201,7 +307,7 @@ def make(name, channels=None, **changes):
       {"channels": 3},
       ".data: given 'tiny, c = 2'; allowed: images of 3 ch",
     ),
-    ({"data": {"name": "tinny"}}, "here.data.name: given 'tinny'; allowed: fa"),
+    ({"data": {"name": "tinny"}}, "here.data.name: given 'tinny'; allowed: "),
     ({"data": 3}, "here.data: given 3; allowed: a dictionary of options"),
     ({"datum": {}}, "here.datum: unknown option; allowed: "),
   ],
@@ -225,7 +331,7 @@ def test_an_evaluation_says_what_it_judges(tiny, name):
   same = plugins.make(
     "evaluations",
     {"name": name, "batch": 8, "train_limit": 6, **options},
-    contracts.Model(encode=raw_pixels),
+    contracts.Model(encode=five_pixels),
     mesh_of(1),
   )
   assert dict(same.run({})).keys() == results.keys()

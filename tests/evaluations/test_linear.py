@@ -6,7 +6,7 @@ import pytest
 import scipy.optimize
 
 from genrep_jax import data
-from genrep_jax.evaluations import _features, linear
+from genrep_jax.evaluations import _calibration, _features, _splits, linear
 from genrep_jax.lib import contracts, errors, mesh as mesh_lib, plugins
 
 
@@ -14,7 +14,7 @@ def mesh_of(count):
   return mesh_lib.make_mesh(jax.devices()[:count])
 
 
-def make_rows(count=60, size=7, classes=3, seed=0):
+def make_rows(count=61, size=7, classes=3, seed=0):
   """Correlated features of very different scales, and one that never moves."""
   random = np.random.default_rng(seed)
   labels = random.integers(0, classes, count).astype(np.int32)
@@ -56,11 +56,12 @@ def standardized(model, x):
   return np.concatenate([weights, bias[None]]).ravel()
 
 
-def fit(x, labels, l2, *, classes=3, devices=1, keep=None, **options):
-  problem = linear.Problem(x, labels, classes, mesh_of(devices))
-  keep = np.ones(len(x), bool) if keep is None else keep
+def fit(x, labels, l2, *, classes=3, devices=1, standardize=True, **options):
+  problem = linear.Problem(
+    x, labels, classes, mesh_of(devices), standardize=standardize
+  )
   options = {"max_iterations": 300, "tolerance": 1e-4, **options}
-  return problem.fit(problem.prepare(keep), l2, **options)
+  return problem.fit(l2, **options)
 
 
 @pytest.mark.parametrize("size", [7, 11])
@@ -108,27 +109,19 @@ def test_a_fit_ends_by_the_curvature_where_it_ends(monkeypatch):
   assert model.axes == 3
 
 
-def test_rows_that_are_not_kept_have_no_influence():
+def test_parts_fitted_together_are_those_fitted_alone():
   x, labels = make_rows()
-  keep = np.arange(len(x)) % 3 > 0
-  part = fit(x[keep], labels[keep], 1e-2)
-  other = x.copy()
-  other[~keep] = 1e3
-  masked = fit(other, labels, 1e-2, keep=keep)
-  np.testing.assert_allclose(masked.weights, part.weights, atol=1e-3)
-  assert masked.loss == pytest.approx(part.loss, abs=1e-5)
-
-
-def test_devices_do_not_matter():
-  x, labels = make_rows(count=61)  # not divisible by the devices
-  # A few iterations: eight fake devices wait long for each other.
-  one, eight = (
-    fit(x, labels, 0.1, devices=count, max_iterations=5) for count in (1, 8)
-  )
-  assert eight.loss == pytest.approx(one.loss, rel=1e-5)
-  np.testing.assert_allclose(
-    eight.weights, one.weights, rtol=1e-2, atol=1e-4 * abs(one.weights).max()
-  )
+  x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-3)
+  parts = np.arange(len(x)) % 3 != np.array([[0], [1]])
+  options = {"standardize": False, "tolerance": 1e-5}
+  together = fit(x, labels, 1e-2, keep=parts, **options)
+  for i, part in enumerate(parts):
+    other = np.where(part[:, None], x, 1.5)  # rows that are not in the part
+    one = fit(other, labels, 1e-2, keep=part[None], **options)
+    np.testing.assert_allclose(together.weights[i], one.weights[0], atol=1e-3)
+    np.testing.assert_allclose(together.bias[i], one.bias[0], atol=1e-3)
+    assert together.loss[i] == pytest.approx(one.loss[0], abs=1e-5)
+  assert np.abs(together.weights[0] - together.weights[1]).max() > 0.05
 
 
 def test_start_does_not_matter():
@@ -141,21 +134,24 @@ def test_start_does_not_matter():
 
 
 def test_large_sets_are_spread_over_the_mesh(monkeypatch):
-  x, labels = make_rows()
+  x, labels = make_rows()  # not divisible by the devices
   meshes = []
-  prepare = linear.Problem.prepare
+  spread = linear.Problem._spread
 
-  def watch(self, keep):
+  def watch(self, array):
     meshes.append(self.mesh.size)
-    return prepare(self, keep)
+    return spread(self, array)
 
-  monkeypatch.setattr(linear.Problem, "prepare", watch)
-  options = {"num_classes": 3, "l2_grid": (0.1,), "max_iterations": 3}
-  small, *_ = linear.probe(x, labels, mesh=mesh_of(8), **options)
+  monkeypatch.setattr(linear.Problem, "_spread", watch)
+  # A few iterations: eight fake devices wait long for each other.
+  options = {"num_classes": 3, "l2_grid": (0.1,), "max_iterations": 5}
+  small = linear.probe(x, labels, mesh=mesh_of(8), **options)
+  assert set(meshes) == {1}
   monkeypatch.setattr(linear, "_ONE_DEVICE_BYTES", 100)
-  large, *_ = linear.probe(x, labels, mesh=mesh_of(8), **options)
-  assert meshes == [1, 1, 8, 8]
-  assert large.loss == pytest.approx(small.loss, rel=1e-5)
+  large = linear.probe(x, labels, mesh=mesh_of(8), **options)
+  assert set(meshes) == {1, 8}
+  assert large.model.loss == pytest.approx(small.model.loss, rel=1e-5)
+  np.testing.assert_allclose(large.held_out[0], small.held_out[0], atol=1e-2)
 
 
 def test_features_may_be_scaled_and_shifted():
@@ -184,56 +180,96 @@ def test_hold_out_is_stratified_and_deterministic():
   labels = np.random.default_rng(0).permutation(
     np.repeat([0, 1, 2, 3], [100, 33, 2, 1])
   )
-  held_out = linear.hold_out(labels, 0.1, 0)
+  held_out = _splits.hold_out(labels, 0.1, 0)
   np.testing.assert_array_equal(np.bincount(labels[held_out]), [10, 3, 1])
-  np.testing.assert_array_equal(held_out, linear.hold_out(labels, 0.1, 0))
-  assert (held_out != linear.hold_out(labels, 0.1, 1)).any()
+  np.testing.assert_array_equal(held_out, _splits.hold_out(labels, 0.1, 0))
+  assert (held_out != _splits.hold_out(labels, 0.1, 1)).any()
+  several = np.random.default_rng(0).random((40, 3)) < 0.5
+  assert _splits.hold_out(several, 0.1, 0).sum() == 4
 
 
-def scripted(monkeypatch, accuracies):
-  """Replaces fits and scores: accuracies = {l2: held-out accuracy}."""
+def test_folds_are_stratified_and_leave_a_lonely_row_alone():
+  labels = np.repeat([0, 1, 2, 3], [50, 23, 2, 1])
+  fold = _splits.folds(labels, 5, 0)
+  table = [np.bincount(fold[labels == c], minlength=5) for c in range(3)]
+  for counts in table:
+    assert counts.max() - counts.min() <= 1
+  assert fold[-1] == -1 and np.ptp(np.sum(table, axis=0)) <= 1
+  np.testing.assert_array_equal(fold, _splits.folds(labels, 5, 0))
+  assert (fold != _splits.folds(labels, 5, 1)).any()
+
+
+@pytest.mark.parametrize("together", [6, 2])
+def test_every_row_is_predicted_by_a_model_without_it(monkeypatch, together):
+  """Held-out logits against folds that are fitted one by one."""
+  x, labels = make_rows()
+  monkeypatch.setattr(linear, "_LOGITS", together * 61 * 3)
+  options = {"num_classes": 3, "mesh": mesh_of(1), "tolerance": 1e-5}
+  made = linear.probe(x, labels, l2_grid=(0.1,), **options)
+  fold = _splits.folds(labels, 5, 0)
+  for number in range(5):
+    rest, part = fold != number, fold == number
+    one = fit(x, labels, 0.1, keep=rest[None], tolerance=1e-5)
+    got = linear.predict((one.weights[0], one.bias[0]), x[part])
+    np.testing.assert_allclose(made.held_out[0][part], got, atol=2e-3)
+  np.testing.assert_array_equal(made.held_out[1], labels)
+  whole = fit(x, labels, 0.1, tolerance=1e-5)
+  assert made.model.loss == pytest.approx(whole.loss, abs=1e-5)
+  np.testing.assert_allclose(
+    linear.predict(made.model, x), linear.predict(whole, x), atol=2e-3
+  )
+
+
+def scripted(monkeypatch, losses, noise):
+  """Replaces fits and scores: losses = {l2: held-out cross-entropy}."""
   tried = []
+  factor = 1 + noise * np.tile([-1.0, 1.0], 500)
 
   class Problem:
     def __init__(self, rows, labels, num_classes, mesh):
       pass
 
-    def prepare(self, keep):
-      return keep
-
-    def fit(self, keep, l2, *, start=None, max_iterations, tolerance):
-      tried.append((l2, int(keep.sum())))
-      return l2
+    def fit(self, l2, *, keep, start, max_iterations, tolerance):
+      tried.append((l2, keep.sum(1).tolist()))
+      several = np.full((6, 1, 2), l2), np.zeros((6, 2)), np.full(6, l2)
+      return linear.Model(*several, 0.0, 0, 1)
 
   monkeypatch.setattr(linear, "Problem", Problem)
   monkeypatch.setattr(
-    linear, "accuracy", lambda model, x, labels: accuracies[model]
+    linear, "predict", lambda model, x: np.full((len(x), 2), model[0][0])
   )
-  labels = np.repeat([0, 1], 500)
+  monkeypatch.setattr(
+    _calibration,
+    "losses",
+    lambda logits, labels: losses[round(float(logits[0, 0]), 6)] * factor,
+  )
   result = linear.probe(
     np.zeros((1000, 1)),
-    labels,
+    np.repeat([0, 1], 500),
     num_classes=2,
     mesh=mesh_of(1),
-    l2_grid=tuple(accuracies),
+    l2_grid=tuple(losses),
   )
   return result, tried
 
 
-def test_chooses_by_held_out_accuracy_and_refits_to_all(monkeypatch):
-  accuracies = {1e-3: 0.79, 1e-1: 0.7, 1e-2: 0.8, 1e-4: 0.8}
-  (model, l2, accuracy), tried = scripted(monkeypatch, accuracies)
-  assert (model, l2, accuracy) == (1e-2, 1e-2, 0.8)  # a tie: the stronger
-  path = [(1e-1, 900), (1e-2, 900), (1e-3, 900), (1e-4, 900)]
-  assert tried == [*path, (1e-2, 1000)]
+def test_chooses_by_held_out_cross_entropy(monkeypatch):
+  losses = {1e-3: 0.51, 1e-1: 0.7, 1e-2: 0.5, 1e-4: 0.5}
+  result, tried = scripted(monkeypatch, losses, noise=40)
+  assert result.l2 == 1e-2  # a tie: the stronger
+  assert result.model.loss == 1e-2 and result.model.weights.shape == (1, 2)
+  parts = [800] * 5 + [1000]
+  assert tried == [(l2, parts) for l2 in (1e-1, 1e-2, 1e-3, 1e-4)]
 
 
-def test_stops_when_accuracy_falls_by_more_than_its_error(monkeypatch):
-  # Standard error of 0.8 on 100 rows: 0.04.
-  accuracies = {1e-1: 0.8, 1e-2: 0.77, 1e-3: 0.75, 1e-4: 0.99}
-  (_, l2, _), tried = scripted(monkeypatch, accuracies)
-  assert l2 == 1e-1
-  assert [l2 for l2, _ in tried] == [1e-1, 1e-2, 1e-3, 1e-1]
+def test_stops_when_cross_entropy_rises_by_more_than_its_error(monkeypatch):
+  # Row by row the difference d varies by `noise` d: its mean, d, has the
+  # standard error noise d / sqrt(1000) = noise d / 32.
+  losses = {1e-1: 0.5, 1e-2: 0.53, 1e-3: 0.1}
+  result, tried = scripted(monkeypatch, losses, noise=20)
+  assert result.l2 == 1e-1 and [l2 for l2, _ in tried] == [1e-1, 1e-2]
+  result, _ = scripted(monkeypatch, losses, noise=40)
+  assert result.l2 == 1e-3
 
 
 @pytest.fixture
@@ -266,7 +302,12 @@ def test_the_plug_in(make):
   first = dict(made.run({}))
   assert set(first) == {
     "linear_accuracy",
-    "linear_validation_accuracy",
+    "linear_nll",
+    "linear_ece15",
+    "linear_scaled_ece15",
+    "linear_temperature",
+    "linear_cv_accuracy",
+    "linear_cv_nll",
     "linear_l2",
     "linear_gradient_norm",
   }
@@ -276,11 +317,15 @@ def test_the_plug_in(make):
 
 
 def test_what_was_done_beyond_the_limit_is_said(make, monkeypatch):
-  monkeypatch.setattr(linear, "_ALL_AXES", 10)
+  def probe(features, labels, **options):
+    model = linear.Model(np.ones((16, 3)), np.zeros(3), 0.0, 0.0, 1, 3)
+    return linear.Probe(model, 0.1, (np.zeros((4, 3)), np.arange(4) % 3))
+
   monkeypatch.setattr(linear, "_SOME_AXES", 3)
-  made = make(toy(21))  # 16 features, and rows that no other test compiles
+  monkeypatch.setattr(linear, "probe", probe)
+  made = make()
   assert dict(made.run({}))["linear_principal_axes"] == 3
-  assert "of over 10 features the first 3" in made.about
+  assert "features the first 3" in made.about
 
 
 def test_test_labels_are_not_looked_at_before_the_end(make):
@@ -289,8 +334,10 @@ def test_test_labels_are_not_looked_at_before_the_end(make):
   wrong = contracts.Split(dataset.test.images, (dataset.test.labels + 1) % 3)
   spoilt = contracts.Dataset("toy", 3, (), dataset.train, wrong)
   result = dict(make(spoilt).run({}))
-  assert result.pop("linear_accuracy") == 0.0
-  honest.pop("linear_accuracy")
+  assert result["linear_accuracy"] == 0.0
+  judged = ("accuracy", "nll", "ece15", "scaled_ece15")
+  for name in judged:
+    assert result.pop(f"linear_{name}") != honest.pop(f"linear_{name}")
   assert result == honest
 
 
@@ -302,7 +349,7 @@ def test_test_labels_are_not_looked_at_before_the_end(make):
     ({"l2": 0.1}, "here.l2: given 0.1"),
     ({"l2": ("a",)}, "here.l2: given ('a',)"),
     ({"l2": (float("nan"),)}, "here.l2: given (nan,)"),
-    ({"validation_share": 1.0}, "here.validation_share: given 1.0"),
+    ({"folds": 1}, "here.folds: given 1; allowed: an integer in 2..100"),
     ({"max_iterations": 0}, "here.max_iterations: given 0"),
     ({"tolerance": 0.0}, "here.tolerance: given 0.0"),
     ({"tolerance": float("nan")}, "here.tolerance: given nan"),
