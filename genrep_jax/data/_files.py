@@ -1,5 +1,6 @@
 """Data sets whose images are files: found, indexed, split, decoded lazily."""
 
+import dataclasses
 import errno
 import functools
 import hashlib
@@ -20,8 +21,7 @@ from genrep_jax.lib import (
   options,
 )
 
-# Options of every set of image files.
-OPTIONS = {
+_OPTIONS = {
   "image_px": options.integer(
     0,
     "side to center-crop to; 0: all have one size already",
@@ -51,6 +51,14 @@ OPTIONS = {
     "images, or the user's cache where that is read-only",
   ),
 }
+
+
+def options_of(**changes) -> dict:
+  """Declares the options of every set of image files, defaults changed."""
+  return {
+    name: dataclasses.replace(option, default=changes.get(name, option.default))
+    for name, option in _OPTIONS.items()
+  }
 
 
 def root(data_dir: str, *inside: str, key: str = "data.data_dir"):
@@ -175,7 +183,7 @@ def load(
   """Makes a data set of image files.
 
   Args:
-    cfg: an entry with `OPTIONS`.
+    cfg: an entry with `options_of`.
     folder: that the files lie in.
     splits: {"train", "test", perhaps "selection": (paths relative to `folder`,
       labels int [N] or bool [N k])}.
@@ -246,7 +254,7 @@ def split_of(cfg, decode, facts, rows, labels, where) -> contracts.Split:
   """Makes a split of images that are known.
 
   Args:
-    cfg: an entry with `OPTIONS`.
+    cfg: an entry with `options_of`.
     decode: see `_lazy.Images`.
     facts: of images.
     rows: int [N], which of them.

@@ -30,7 +30,7 @@ OPTIONS = {
     0.0, "likewise of what is left; 0: no selection split", low=0, below=1
   ),
   "split_seed": options.integer(0, "of these shares", low=0),
-  **_files.OPTIONS,
+  **_files.options_of(),
 }
 
 
@@ -84,6 +84,10 @@ def read(cfg, root, *, only=None, name: str = "", scope: str = ""):
     elif strange:
       raise errors.UsageError(
         f"data: {root / inside}: class {strange[0]!r} is not in {top}"
+      )
+    if not mine:
+      raise errors.UsageError(
+        f"data: {root / inside}: no class folder; allowed: those of {top}"
       )
     listed, more = _files.images_of(root / inside, mine)
     prefix = f"{inside}/" if inside else ""

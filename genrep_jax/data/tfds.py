@@ -33,7 +33,7 @@ OPTIONS = {
   "selection_split": options.text(
     "", "split expression of the split to choose by; empty: none"
   ),
-  **_files.OPTIONS,
+  **_files.options_of(),
   "channels": options.one_of(
     0, (0, 1, 3), "to decode to; 0: as the set declares them"
   ),

@@ -70,7 +70,7 @@ def test_load_makes_each_entry_once(monkeypatch):
 @pytest.mark.parametrize(
   "entry, expected",
   [
-    ({}, "here.name: given ''; allowed: fashion_mnist, fashion_mnist_mini"),
+    ({}, "here.name: given ''; allowed: caltech101, cifar10, cifar100, fash"),
     ({"name": "mnist"}, "here.name: given 'mnist'"),
     ({"name": "tfds", "limits": 1}, "here.limits: unknown option"),
     ({"name": "tfds", "limit": -1}, "here.limit: given -1; allowed: an int"),
@@ -120,6 +120,17 @@ def test_labels_of_any_integer_type_are_kept(plug_in, dtype):
 @pytest.mark.parametrize(
   "wrong, expected",
   [
+    (
+      {"selection": (IMAGES, LABELS + 1)},
+      "selection labels in 1..3; allowed: 0..2",
+    ),
+    ({"selection": (IMAGES[:, 1:], LABELS)}, "selection images (3, 3, 1)"),
+    ({"train": (IMAGES, np.eye(6, 2) > 0)}, "bool[6, 2]; allowed: [6, 3], one"),
+    ({"train": (IMAGES, np.eye(6, 3) > 1)}, "no train image of class 0"),
+    (
+      {"train": (IMAGES, np.eye(6, 3) > 0)},
+      "test labels int64[4]; allowed: the kind of train labels",
+    ),
     ({"num_classes": 1}, "num_classes 1; allowed: an integer >= 2"),
     ({"num_classes": -3}, "num_classes -3; allowed: an integer >= 2"),
     ({"num_classes": 4}, "no train image of class 3; allowed: images of every"),
@@ -165,6 +176,60 @@ def test_what_a_plug_in_returns_is_checked(plug_in, wrong, expected):
     data.load(plug_in(**wrong))
   (line,) = str(caught.value).splitlines()
   assert line.startswith("plug-in my_lab.x returned ") and expected in line
+
+
+class Lazy:
+  """Images that count how many of them are decoded."""
+
+  dtype = np.dtype(np.uint8)
+
+  def __init__(self, images, shape=None, length=None):
+    self.images, self.decoded = images, 0
+    self.shape = images.shape if shape is None else shape
+    self.length = len(images) if length is None else length
+
+  def __len__(self):
+    return self.length
+
+  def __getitem__(self, rows):
+    self.decoded += len(self.images[rows])
+    return self.images[rows]
+
+
+def test_images_decoded_on_demand_and_several_labels(plug_in):
+  many = np.repeat(IMAGES, 40, axis=0)
+  lazy = Lazy(many)
+  labels = np.arange(len(many) * 3).reshape(-1, 3) % 5 < 2
+  made = data.load(
+    plug_in(
+      train=(lazy, labels),
+      test=(IMAGES, labels[:6]),
+      selection=(IMAGES[:2], labels[:2]),
+    )
+  )
+  assert made.train.images is lazy and 0 < lazy.decoded <= 10
+  assert list(data.splits_of(made)) == ["train", "test", "selection"]
+  # Without a digest of their own they count by their pixels.
+  resident = dataclasses.replace(made, train=contracts.Split(many, labels))
+  lazy.__class__.__array__ = lambda self, *rest, **more: self.images
+  assert data.digest(made) == data.digest(resident)
+  fewer = dataclasses.replace(made, selection=None)
+  assert data.digest(made) != data.digest(fewer)
+
+
+@pytest.mark.parametrize(
+  "lazy, expected",
+  [
+    (Lazy(IMAGES, shape=(6, 4, 3, 3)), "rows are uint8[6, 4, 3, 1]; allowed:"),
+    (Lazy(IMAGES, length=5), "of length 5; allowed: 6"),
+    (Lazy(IMAGES * 0), "train images of 0..0; allowed: pixels in 0..255"),
+    (Lazy(IMAGES, shape=(6, 4, 3)), "uint8[6, 4, 3]; allowed: [N h w c]"),
+  ],
+)
+def test_images_decoded_on_demand_are_checked(plug_in, lazy, expected):
+  with pytest.raises(errors.PluginError) as caught:
+    data.load(plug_in(train=(lazy, LABELS)))
+  assert expected in str(caught.value)
 
 
 def test_splits_are_splits_and_data_sets_data_sets(plug_in):

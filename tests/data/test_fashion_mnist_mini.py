@@ -67,9 +67,9 @@ def full_set(per_class):
 
 
 def test_tool_takes_the_first_of_each_class():
-  full = full_set(501)
+  full = full_set(1001)
   mini = make_mini_set.choose(full)
-  for split, per_class in ((mini.train, 500), (mini.test, 200)):
+  for split, per_class in ((mini.train, 500), (mini.test, 1000)):
     for label in range(10):
       np.testing.assert_array_equal(
         split.images[split.labels == label],
@@ -78,6 +78,8 @@ def test_tool_takes_the_first_of_each_class():
   assert make_mini_set.encode(mini) == make_mini_set.encode(mini)
   with pytest.raises(errors.UsageError, match="not 500 images of every class"):
     make_mini_set.choose(full_set(499))
+  with pytest.raises(errors.UsageError, match="test: not 1000 images of every"):
+    make_mini_set.choose(full_set(999))
 
 
 @pytest.mark.skipif(
@@ -93,7 +95,7 @@ def test_embedded_set_follows_the_rule():
 
 
 def test_tool_writes_what_can_be_read(tmp_path, monkeypatch):
-  full = full_set(500)
+  full = full_set(1000)
   monkeypatch.setattr(fashion_mnist, "make", lambda cfg: full)
   out = tmp_path / "mini.npz"
   printed = "\n".join(make_mini_set.write("anywhere", str(out)))

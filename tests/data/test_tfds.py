@@ -4,10 +4,12 @@ import io
 import subprocess
 import sys
 
+import ml_collections
 import numpy as np
 import pytest
 
 from genrep_jax import data
+from genrep_jax.data import tfds as tfds_data
 from genrep_jax.lib import decoding, errors, plugins
 
 # Importing tensorflow_datasets and what it imports warns on its own account.
@@ -112,6 +114,44 @@ def test_what_the_first_start_learned_is_kept(prepared, monkeypatch, tmp_path):
   assert len(again.selection.images) == 9 and len(again.test.labels) == 23
   np.testing.assert_array_equal(first.test.labels, again.test.labels)
   assert data.digest(first) != data.digest(make(**where, **more, channels=1))
+
+
+def test_classes_are_taken_by_name(prepared):
+  def read(*only):
+    entry = plugins.defaults("data", "tfds")
+    where = {"dataset": "tiny_shapes", "data_dir": str(prepared)}
+    return tfds_data.read(ml_collections.ConfigDict(entry | where), only)
+
+  swapped, whole = read("square", "round"), read("round", "square")
+  assert swapped.class_names == ("square", "round")
+  np.testing.assert_array_equal(swapped.test.labels, 1 - whole.test.labels)
+  one = read("square").train
+  assert len(one.images) == 11 and not one.labels.any()
+  np.testing.assert_array_equal(
+    one.images[:], whole.train.images[whole.train.labels == 1]
+  )
+  with pytest.raises(
+    errors.UsageError, match="lacks 1 of 2 classes, first 'x'"
+  ):
+    read("x", "round")
+
+
+def test_records_that_are_no_images_are_refused_or_skipped(
+  prepared, monkeypatch, capsys
+):
+  where = {"dataset": "tiny_shapes", "data_dir": str(prepared), "limit": 5}
+  real = tfds_data._Records.labeled
+
+  def labeled(self, row):
+    image, label = real(self, row)
+    return (image[:-40] if int(row) == 3 else image), label
+
+  monkeypatch.setattr(tfds_data._Records, "labeled", labeled)
+  message = refused(**where)
+  assert "1 of 5 images, which cannot be decoded, first record 3: " in message
+  made = make(on_error="skip", **where)
+  assert len(made.train.labels) == len(made.test.labels) == 4
+  assert "left out: 1 of 5 images" in capsys.readouterr().err
 
 
 def test_crops_and_digests_are_of_the_encoded_images(prepared):
