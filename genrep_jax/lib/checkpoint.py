@@ -12,6 +12,7 @@ another number of devices or processes.
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import pathlib
@@ -289,12 +290,15 @@ class Checkpoints:
     metadata = self._read_metadata(step)
     self._check_tree(step, metadata, target)
     filled = jax.tree.map(lambda x: None if _empty(x) else x, target)
+    there = self._parts_there(step, filled)
     state = self._read(
       step,
       _STATE,
       ocp.StandardCheckpointHandler,
-      ocp.args.StandardRestore(filled),
+      ocp.args.StandardRestore(there or filled),
     )
+    if there:
+      state = dataclasses.replace(filled, **state)
     leaves = iter(jax.tree.leaves(state))
 
     def refill(leaf):
@@ -303,6 +307,26 @@ class Checkpoints:
       return next(leaves)
 
     return jax.tree.map(refill, target), metadata
+
+  def _parts_there(self, step: int, target) -> dict[str, Any]:
+    """Returns the parts of a state without those that a step does not know.
+
+    A part that a newer version has gained, and that is empty in this run, is
+    no difference; but Orbax would say so. {}: all are there.
+    """
+    if not dataclasses.is_dataclass(target):
+      return {}
+    parts = {
+      f.name: getattr(target, f.name) for f in dataclasses.fields(target)
+    }
+    empty = {name for name, part in parts.items() if not jax.tree.leaves(part)}
+    if not empty:
+      return {}
+    saved = ocp.StandardCheckpointHandler().metadata(
+      self._directory / str(step) / _STATE
+    )
+    new = empty - set(saved.tree)
+    return {k: part for k, part in parts.items() if k not in new} if new else {}
 
   def _read(self, step: int, item: str, handler, args):
     """Reads an item of a step without a word to the other processes.

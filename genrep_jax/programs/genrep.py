@@ -24,10 +24,11 @@ from genrep_jax.lib import (
   plugins,
   rng,
 )
-from genrep_jax.programs import _checks, _judged, _learned
+from genrep_jax.programs import _checks, _judged, _learned, _online
 from genrep_jax.programs._stages import Stages
 
 STAGES = hlo.STAGES
+OPTIONS = _online.OPTIONS
 _PREVIEW_ANCHORS = 12
 
 
@@ -43,6 +44,7 @@ class TrainState:
     ema: {"params": ..., "batch_stats": ...} averaged, or {} when off.
     objective: the objective's own state, {} when it has none.
     views: {"params": ..., "opt_state": ...} of a trained T_z, else {}.
+    online: {"params": ..., "opt_state": ...} of the online probe, else {}.
   """
 
   step: jax.Array
@@ -52,6 +54,7 @@ class TrainState:
   ema: Any
   objective: Any
   views: Any
+  online: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,7 @@ class GenRep:
     evaluate_ema: the averaged weights are the result.
     mean: of T_x's normalization, float32.
     std: likewise.
+    probe: the online probe, or None.
   """
 
   seed: int
@@ -87,6 +91,7 @@ class GenRep:
   evaluate_ema: bool
   mean: jax.Array
   std: jax.Array
+  probe: _online.Probe | None = None
 
   def init(self) -> TrainState:
     """Returns the state of step 0, a pure function of the seed."""
@@ -119,6 +124,7 @@ class GenRep:
       views=_learned.init(
         self.stages.learned_view, rng.stream(self.seed, "views_init")
       ),
+      online={} if self.probe is None else self.probe.init(encoder),
     )
 
   def step(self, state, frozen):
@@ -139,6 +145,15 @@ class GenRep:
       views, climbed = _learned.climb(
         self.stages.learned_view, state.views, ascent
       )
+    online, probed = state.online, {}
+    if self.probe is not None:
+      with jax.named_scope("probe"):
+        encoder = {
+          "params": state.params["encoder"],
+          "batch_stats": state.batch_stats,
+        }
+        online, probed = self.probe.step(online, state.step, encoder, frozen)
+    with jax.named_scope("update"):
       measured = metrics.collection(
         state.step + 1,
         loss=loss,
@@ -147,6 +162,7 @@ class GenRep:
         **extra,
         **searched,
         **climbed,
+        **probed,
       )
     new_state = state.replace(
       step=state.step + 1,
@@ -156,6 +172,7 @@ class GenRep:
       ema=ema,
       objective=objective,
       views=views,
+      online=online,
     )
     return new_state, measured
 
@@ -290,7 +307,7 @@ def make(cfg, run) -> contracts.Program:
   """Builds the training of an encoder.
 
   Args:
-    cfg: no options.
+    cfg: `OPTIONS`.
     run: a genrep_jax.run.Run.
 
   Returns:
@@ -299,7 +316,6 @@ def make(cfg, run) -> contracts.Program:
   Raises:
     UsageError: anything that does not fit, before anything is compiled.
   """
-  del cfg
   mean, std = run.normalization
   one = GenRep(
     seed=run.seed,
@@ -314,8 +330,13 @@ def make(cfg, run) -> contracts.Program:
     mean=jnp.asarray(mean, jnp.float32),
     std=jnp.asarray(std, jnp.float32),
   )
+  probe = _online.make(cfg, run, one.encode)
   frozen, facts = dict(run.source.frozen), run.source_facts()
   feed = run.source.feed
+  if probe is not None:
+    one = dataclasses.replace(one, probe=probe)
+    frozen["online"] = probe.source.frozen
+    feed = probe.feed(feed)
   if run.objective.frozen is not None:
     frozen["objective"] = run.objective.frozen
   num_views = len(run.stages.rendering_of)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,6 +117,40 @@ def test_round_trip_is_bit_exact(tmp_path):
     *("config", "seed", "step", "measured", "digests", "sha256")
   }
   assert metadata["measured"] == {}
+
+
+@flax.struct.dataclass
+class _Earlier:
+  """The state of an earlier version."""
+
+  params: dict
+  views: dict
+
+
+@flax.struct.dataclass
+class _Later:
+  """The same with a part more, which is seldom used."""
+
+  params: dict
+  views: dict
+  added: dict
+
+
+def test_a_part_that_an_earlier_version_did_not_know_may_be_empty(
+  tmp_path, capsys
+):
+  params = {"b": jnp.arange(3.0), "a": jnp.ones((2, 2))}
+  with checkpoint.Checkpoints(tmp_path, keep=1, metadata=_METADATA) as saver:
+    assert saver.save(1, _Earlier(params, {}))
+  target = _Later(jax.tree.map(jnp.zeros_like, params), {}, {})
+  state, step, _ = _restore(tmp_path, jax.eval_shape(lambda: target))
+  assert isinstance(state, _Later) and step == 1
+  assert state.views == state.added == {}
+  _assert_same(state.params, params)
+  used = target.replace(added={"new": jnp.zeros(2)})
+  with pytest.raises(errors.UsageError, match="another model.*no such leaf"):
+    _restore(tmp_path, jax.eval_shape(lambda: used))
+  assert not capsys.readouterr().err
 
 
 def test_reading_and_refusing_write_nothing(tmp_path):
