@@ -174,56 +174,15 @@ def tune(
   batch = -(-min(batch, len(images)) // mesh.size) * mesh.size
   per_epoch = -(-len(images) // batch)
   everywhere, split = mesh_lib.replicated(mesh), mesh_lib.batch(mesh)
-  steps = per_epoch * len(order)
-
-  def sgd(rate):
-    return optax.chain(
-      optax.add_decayed_weights(weight_decay),
-      optax.sgd(optax.cosine_decay_schedule(rate, steps), momentum=0.9),
-    )
-
-  optimizer = optax.partition(
-    {"encoder": sgd(learning_rate), "head": sgd(head_learning_rate)},
-    {"encoder": "encoder", "head": "head"},
+  begin, step = _programs(
+    encode,
+    mesh,
+    num_classes,
+    image_px,
+    change,
+    per_epoch * len(order),
+    (learning_rate, head_learning_rate, weight_decay),
   )
-
-  def merged(variables, params):
-    return (
-      {**variables, "params": params} if "params" in variables else variables
-    )
-
-  @functools.partial(jax.jit, out_shardings=everywhere)
-  def begin(variables, images):
-    size = jax.eval_shape(encode, variables, shown(images, None, None)).shape[1]
-    params = {
-      "encoder": variables.get("params", {}),
-      "head": (jnp.zeros((size, num_classes)), jnp.zeros(num_classes)),
-    }
-    return params, optimizer.init(params)
-
-  def shown(images, index, epoch):
-    x = images_lib.from_uint8(images)
-    if change is not None and index is not None:
-      x = change(x, index, epoch)
-    if image_px:
-      x = images_lib.resize_and_crop(x, (image_px, image_px))
-    return x
-
-  @functools.partial(jax.jit, out_shardings=everywhere, donate_argnums=1)
-  def step(variables, state, images, labels, index, epoch):
-    params, moments = state
-    x, mask = shown(images, index, epoch), index >= 0
-
-    def loss(params):
-      weights, bias = params["head"]
-      features = encode(merged(variables, params["encoder"]), x)
-      logits = features.astype(jnp.float32) @ weights + bias
-      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-      return (losses * mask).sum() / mask.sum()
-
-    updates, moments = optimizer.update(jax.grad(loss)(params), moments, params)
-    return optax.apply_updates(params, updates), moments
-
   state = None
   for epoch, rows in enumerate(order):
     rows = np.pad(rows, (0, per_epoch * batch - len(rows)), constant_values=-1)
@@ -237,4 +196,60 @@ def tune(
         state = begin(variables, given[0])
       state = step(variables, state, *given, at)
   params = state[0]
-  return merged(variables, params["encoder"]), jax.device_get(params["head"])
+  return _merged(variables, params["encoder"]), jax.device_get(params["head"])
+
+
+def _merged(variables, params):
+  return {**variables, "params": params} if "params" in variables else variables
+
+
+@functools.lru_cache(maxsize=4)
+def _programs(encode, mesh, num_classes, image_px, change, steps, settings):
+  """Compiles (first state, step)."""
+  learning_rate, head_learning_rate, weight_decay = settings
+  everywhere = mesh_lib.replicated(mesh)
+
+  def sgd(rate):
+    return optax.chain(
+      optax.add_decayed_weights(weight_decay),
+      optax.sgd(optax.cosine_decay_schedule(rate, steps), momentum=0.9),
+    )
+
+  optimizer = optax.partition(
+    {"encoder": sgd(learning_rate), "head": sgd(head_learning_rate)},
+    {"encoder": "encoder", "head": "head"},
+  )
+
+  def shown(images, index, epoch):
+    x = images_lib.from_uint8(images)
+    if change is not None and index is not None:
+      x = change(x, index, epoch)
+    if image_px:
+      x = images_lib.resize_and_crop(x, (image_px, image_px))
+    return x
+
+  @functools.partial(jax.jit, out_shardings=everywhere)
+  def begin(variables, images):
+    size = jax.eval_shape(encode, variables, shown(images, None, None)).shape[1]
+    params = {
+      "encoder": variables.get("params", {}),
+      "head": (jnp.zeros((size, num_classes)), jnp.zeros(num_classes)),
+    }
+    return params, optimizer.init(params)
+
+  @functools.partial(jax.jit, out_shardings=everywhere, donate_argnums=1)
+  def step(variables, state, images, labels, index, epoch):
+    params, moments = state
+    x, mask = shown(images, index, epoch), index >= 0
+
+    def loss(params):
+      weights, bias = params["head"]
+      features = encode(_merged(variables, params["encoder"]), x)
+      logits = features.astype(jnp.float32) @ weights + bias
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      return (losses * mask).sum() / mask.sum()
+
+    updates, moments = optimizer.update(jax.grad(loss)(params), moments, params)
+    return optax.apply_updates(params, updates), moments
+
+  return begin, step

@@ -67,6 +67,27 @@ def simple(bank, labels, queries, **changes):
   ).tolist()
 
 
+def test_several_k_are_each_what_it_is_alone():
+  random = np.random.default_rng(3)
+  bank, queries = random.normal(size=(2, 30, 4))
+  labels = random.integers(0, 3, 30)
+  ks = (7, 1, 30)
+  got = simple(bank, labels, queries, k=ks)
+  assert got == [simple(bank, labels, queries, k=k) for k in ks]
+  assert got[0] != got[1] != got[2]
+
+
+def test_leaving_one_out_is_a_bank_without_it():
+  random = np.random.default_rng(4)
+  bank, labels = random.normal(size=(12, 4)), random.integers(0, 3, 12)
+  got = simple(bank, labels, bank, leave_one_out=True)
+  for i, predicted in enumerate(got):
+    rest = np.arange(12) != i
+    assert simple(bank[rest], labels[rest], bank[i : i + 1]) == [predicted]
+  everyone = simple(bank, labels, bank, k=99, leave_one_out=True)
+  assert everyone == simple(bank, labels, bank, k=11, leave_one_out=True)
+
+
 def test_temperature_weighs_one_near_against_two_far():
   bank = [[1, 0], [1, 1], [1, 1]]
   labels = [2, 1, 1]
@@ -144,10 +165,20 @@ def test_the_plug_in_reports_k_in_the_name(make):
   assert value == pytest.approx(1 / 3)  # everything a tie: always class 0
 
 
+def test_the_plug_in_reports_several_k_of_one_search(make):
+  made = make(k=(5, 1))
+  assert made.headline == "knn5_accuracy"
+  assert dict(made.run({})) == {"knn5_accuracy": 1.0, "knn1_accuracy": 1.0}
+  assert made.about.startswith("5, 1 nearest neighbors")
+
+
 @pytest.mark.parametrize(
   "options, expected",
   [
     ({"k": 0}, "here.k: given 0"),
+    ({"k": ()}, "here.k: given (); allowed: an integer in 1..65536, or a tup"),
+    ({"k": (5, 5)}, "here.k: given (5, 5)"),
+    ({"k": (5, 46)}, ".k: given (5, 46); allowed: at most the 45 training im"),
     ({"k": 5.0}, "here.k: given 5.0"),
     (
       {"temperature": 0.0},
