@@ -243,12 +243,16 @@ def _center(picture, turn, side, shorter):
   width, height = picture.size
   scale = shorter / min(width, height)
   size = max(shorter, round(width * scale)), max(shorter, round(height * scale))
-  if size != picture.size:
-    picture = picture.resize(size, Image.Resampling.BICUBIC)
   wide, tall = size[::-1] if turn >= 5 else size
   shown = (tall - side) // 2, (wide - side) // 2, side, side
   top, left, _, _ = _stored(shown, turn, size[1], size[0])
-  return picture.crop((left, top, left + side, top + side))
+  box = left, top, left + side, top + side
+  if size == picture.size:
+    return picture.crop(box)
+  # Nothing but the square is computed, of the same pixels around it.
+  scales = 2 * (width / size[0], height / size[1])
+  box = tuple(x * scale for x, scale in zip(box, scales, strict=True))
+  return picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
 
 
 def _converted(image, channels):
