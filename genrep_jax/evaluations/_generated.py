@@ -94,7 +94,7 @@ def encoded_views(
   found = over_indices(
     see, key, variables, mesh, samples=samples, batch=batch // count
   )
-  check_finite(found.features, "anchors")
+  check_finite(np.isfinite(found.features), "anchors")
   return found
 
 

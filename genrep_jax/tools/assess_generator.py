@@ -2,13 +2,14 @@
 
   python -m genrep_jax.tools.assess_generator --weights F [--data_dir D]
 
-Prints, with the seconds each took: the test accuracy of a small classifier
-trained here on the real training set; the Frechet distance and the improved
-precision and recall in its features, of 10,000 generated against the 10,000
-real test images, beside what 10,000 real training images score; and, for a
-class-conditional generator, the classification accuracy score: the accuracy on
-the real test set of the same classifier trained on 60,000 generated images
-(Ravuri & Vinyals 2019). The weights file names its generator itself.
+Runs the evaluations of generated images and prints their metrics, named by
+their protocols, and the seconds each took: fid, kid, precision_recall and
+inception_score, in the features of a small classifier trained here on the real
+training set, of 10,000 generated against the 10,000 real test images, beside
+what 10,000 real training images score; and, for a class-conditional generator,
+cas: the accuracy on the real test set of the same classifier trained on 60,000
+generated images. --inception FILE adds the features of the FID InceptionV3.
+The weights file names its generator itself.
 """
 
 import pathlib
@@ -29,47 +30,113 @@ def main(argv) -> int:
   add("--data", default="fashion_mnist", help="entry of the data room")
   add("--data_dir", help="folder of the real images; default: that entry's")
   add("--seed", type=int, default=0, help="of the samples and the classifiers")
-  add("--samples", type=int, default=10000, help="for FID, precision, recall")
+  add("--samples", type=int, default=10000, help="for all but CAS")
   add("--cas_samples", type=int, default=60000, help="for CAS; 0: no CAS")
   add("--epochs", type=int, default=5, help="of the classifiers")
+  add("--inception", help="file of the FID InceptionV3, to judge by it, too")
+  add("--resize", default="clean", help="to its 299 px; an option of fid")
   add("--out", help="write the numbers to this JSON file")
   add("--picture", help="write a 10x10 grid of samples to this PNG")
   add("--neighbors", help="write rows of latent neighbors to this PNG")
   flags, overrides = _cli.parse(arguments, argv)
   if overrides:
     raise errors.UsageError("assess_generator: takes no --config")
-  for name in ("samples", "epochs"):
-    if getattr(flags, name) < 1:
-      raise errors.UsageError(f"--{name}: {getattr(flags, name)} is not >= 1")
+  for name, least in (("samples", 4), ("epochs", 1), ("cas_samples", 0)):
+    given = getattr(flags, name)
+    if given < least:
+      raise errors.UsageError(f"--{name}: {given} is not >= {least}")
   card = assess(flags)
   if flags.out:
     files.write_json(flags.out, card)
   return errors.EXIT_OK
 
 
-def draw(
-  generator, variables, seed: int, stream: str, count: int, *, batch=500
-):
-  """Draws images of a generator.
+def model_of(generator, seed: int, stream: str):
+  """Returns a frozen generator as evaluations want it.
 
   Args:
     generator: a contracts.Generator.
-    variables: its weights.
     seed: with the stream, of the latents; image i is a function of both and i.
     stream: name of a stream of random numbers.
-    count: how many.
-    batch: images per device and call.
+  """
+  import jax
+  import jax.numpy as jnp
+
+  from genrep_jax.lib import contracts, rng
+
+  def generate(variables, index):
+    keys = rng.per_index(rng.stream(seed, stream), index)
+    z, y = jax.vmap(generator.sample)(keys)
+    latents = generator.latents(variables, z, y)
+    return jnp.float32(generator.apply(variables, latents, y)), y
+
+  return contracts.Model(generate=generate, channels=generator.channels)
+
+
+def model_of_images():
+  """Returns real images, the variables, as if they were generated."""
+  from genrep_jax.lib import contracts, images
+
+  def generate(variables, index):
+    shown, labels = variables
+    return images.from_uint8(shown[index]), labels[index]
+
+  return contracts.Model(generate=generate)
+
+
+def entries(flags, samples: int, real: int) -> list[dict]:
+  """Returns the evaluations of generated images as entries of a config.
+
+  Args:
+    flags: of `main`.
+    samples: generated images.
+    real: real ones.
+  """
+  folder = {"data_dir": flags.data_dir} if flags.data_dir else {}
+  shared = {
+    "data": {"name": flags.data, **folder},
+    "samples": samples,
+    "seed": flags.seed,
+    "epochs": flags.epochs,
+  }
+  fewest = min(samples, real)
+  own = [
+    {"name": "fid"},
+    {"name": "kid", "subset_size": min(1000, fewest)},
+    {"name": "precision_recall", "k": min(3, fewest - 1)},
+    {"name": "inception_score", "splits": min(10, samples)},
+  ]
+  eyes = [{}]
+  if flags.inception:
+    inception = {"weights": flags.inception, "resize": flags.resize}
+    eyes.append({"features": "inception", **inception})
+  return [{**shared, **one, **seen} for seen in eyes for one in own]
+
+
+def measure(entries, model, variables, mesh, seconds=None) -> dict:
+  """Runs evaluations of one model.
+
+  Args:
+    entries: of the room "evaluations".
+    model: what they judge.
+    variables: what it wants, on the devices.
+    mesh: the device mesh.
+    seconds: {evaluation: seconds}, filled in.
 
   Returns:
-    (uint8 [count h w c], class int32 [count]), numpy.
+    {metric: value}, named by their protocols.
   """
-  from genrep_jax.lib import rendering
+  from genrep_jax.lib import plugins
 
-  z, y = rendering.draw(generator, seed, count, stream=stream)
-  renderer = rendering.Renderer(
-    generator, variables, batch, count, drawn=True, uint8=True
-  )
-  return renderer(z, y), y
+  found = {}
+  for entry in entries:
+    start = time.perf_counter()
+    made = plugins.make("evaluations", entry, model, mesh)
+    found |= dict(made.run(variables))
+    if seconds is not None:
+      name = f"{entry['name']} {entry.get('features', '')}".strip()
+      seconds[name] = round(time.perf_counter() - start, 1)
+  return found
 
 
 def assess(flags) -> dict:
@@ -79,19 +146,32 @@ def assess(flags) -> dict:
     flags: of `main`.
 
   Returns:
-    {what: value}, plain values.
+    {what: value}, plain values; the metrics under "generated" and "real_train".
   """
   import jax
+  import ml_collections
+  import numpy as np
 
   from genrep_jax import data as data_lib
-  from genrep_jax.evaluations import _classifier, _precision_recall, fid
-  from genrep_jax.lib import environment, frozen, versions, weights
+  from genrep_jax.evaluations import _generated
+  from genrep_jax.lib import (
+    environment,
+    frozen,
+    mesh as mesh_lib,
+    plugins,
+    versions,
+    weights,
+  )
 
   environment.prepare()
   made = frozen.from_file(flags.weights)
-  generator, variables = made.generator, made.variables
+  generator, seconds = made.generator, {}
+  mesh = mesh_lib.make_mesh()
+  whole = mesh_lib.replicated(mesh)
+  variables = jax.device_put(made.variables, whole)
   folder = {"data_dir": flags.data_dir} if flags.data_dir else {}
   data = data_lib.load({"name": flags.data, **folder})
+  real = len(data.test.labels)
   card = {
     "weights": pathlib.Path(weights.resolve(flags.weights)).name,
     "sha256": made.sha256,
@@ -101,75 +181,54 @@ def assess(flags) -> dict:
     "samples": flags.samples,
     "seed": flags.seed,
     "devices": versions.devices(),
-    "seconds": {},
+    "seconds": seconds,
   }
 
-  def timed(name, function, *args, **kwargs):
-    start = time.perf_counter()
-    value = function(*args, **kwargs)
-    card["seconds"][name] = round(time.perf_counter() - start, 1)
-    return value
-
-  def tell(name, value):
-    card[name] = value
-    print(f"{name:<28} {value:.4f}", flush=True)
+  def tell(row, metrics):
+    card.setdefault(row, {}).update(metrics)
+    for name, value in metrics.items():
+      print(f"{row + '/' + name:<48} {value:.4f}", flush=True)
 
   print(f"{'weights':<28} {card['weights']} sha256 {card['sha256']}")
-  pictures(flags, generator, variables)
-  fakes, labels = timed(
-    "sampling", draw, generator, variables, flags.seed, "assess", flags.samples
+  pictures(flags, generator, made.variables)
+  model = model_of(generator, flags.seed, "assess")
+  chosen = entries(flags, flags.samples, real)
+  judged = plugins.defaults("evaluations", "fid") | chosen[0]
+  judge = _generated.Judge(ml_collections.ConfigDict(judged), model, mesh)
+  start = time.perf_counter()
+  test, fake = judge.see(variables)  # kept for the evaluations
+  seconds["classifier, sampling"] = round(time.perf_counter() - start, 1)
+  classes = fake.logits.argmax(axis=1)
+  shares = [float((classes == k).mean()) for k in range(data.num_classes)]
+  accuracy = float((test.logits.argmax(axis=1) == test.labels).mean())
+  card |= {"classifier_test_accuracy": accuracy, "class_shares": shares}
+  tell("classifier", {"test_accuracy": accuracy})
+  tell("generated", measure(chosen, model, variables, mesh, seconds))
+  tell(
+    "generated",
+    {"class_share_min": min(shares), "class_share_max": max(shares)},
   )
-  classifier = timed(
-    "classifier",
-    _classifier.train,
-    *data.train,
-    data.num_classes,
-    seed=flags.seed,
-    epochs=flags.epochs,
+  if generator.num_classes:
+    agreement = float((classes == fake.labels).mean())
+    tell("generated", {"class_agreement": agreement})
+  shown = (
+    np.asarray(data.train.images[: flags.samples]),
+    np.asarray(data.train.labels[: flags.samples], np.int32),
   )
-  tell("classifier_test_accuracy", _classifier.accuracy(classifier, *data.test))
-  real, _ = _classifier.predict(classifier, data.test.images)
-  shown = {
-    "generated": fakes,
-    "real_train": data.train.images[: flags.samples],
-  }
-  for name, images in shown.items():
-    features, classes = _classifier.predict(classifier, images)
-    tell(f"{name}_fid", timed(f"{name}_fid", fid.fid, real, features))
-    precision, recall = timed(
-      f"{name}_precision_recall",
-      _precision_recall.precision_recall,
-      real,
-      features,
-    )
-    tell(f"{name}_precision", precision)
-    tell(f"{name}_recall", recall)
-    if name == "generated":
-      shares = [float((classes == k).mean()) for k in range(data.num_classes)]
-      card["class_shares"] = shares
-      tell("class_share_min", min(shares))
-      tell("class_share_max", max(shares))
-      if generator.num_classes:
-        tell("class_agreement", float((classes == labels).mean()))
+  chosen = entries(flags, len(shown[1]), real)
+  shown = jax.device_put(shown, whole)
+  tell("real_train", measure(chosen, model_of_images(), shown, mesh))
   if generator.num_classes and flags.cas_samples:
-    images, labels = draw(
-      generator,
-      variables,
-      flags.seed,
-      "assess_cas",
-      flags.cas_samples,
-    )
-    student = timed(
-      "cas",
-      _classifier.train,
-      images,
-      labels,
-      data.num_classes,
-      seed=flags.seed,
-      epochs=flags.epochs,
-    )
-    tell("cas", _classifier.accuracy(student, *data.test))
-  spent = "  ".join(f"{k} {v}" for k, v in card["seconds"].items())
+    entry = {
+      "name": "cas",
+      "data": {"name": flags.data, **folder},
+      "samples": flags.cas_samples,
+      "seed": flags.seed,
+      "epochs": flags.epochs,
+    }
+    model = model_of(generator, flags.seed, "assess_cas")
+    tell("generated", measure([entry], model, variables, mesh, seconds))
+  spent = "  ".join(f"{k} {v}" for k, v in seconds.items())
   print(f"{'seconds':<28} {spent}")
   return card
 

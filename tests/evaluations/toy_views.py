@@ -12,6 +12,7 @@ from genrep_jax.lib import contracts, mesh as mesh_lib, plugins, rng
 
 SHAPE = (2, 3, 1)
 SIGMA = 0.3
+MATRIX = np.random.default_rng(0).normal(size=(6, 8)) * (np.arange(8) > 0)
 
 
 def _normal(name, index, shape):
@@ -46,7 +47,7 @@ MODEL = contracts.Model(encode=encode, views=views, channels=1)
 def variables(mesh, *, moves=(1, 1, 1, 1, 1, 1), matrix=None):
   """Places weights: which latents T_z moves, and the encoder [6 f]."""
   if matrix is None:
-    matrix = np.random.default_rng(0).normal(size=(6, 8))
+    matrix = MATRIX
   tree = {
     "moves": np.asarray(moves, np.float32),
     "matrix": np.asarray(matrix, np.float32),

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrep_jax.lib import contracts, errors, plugins, weights
+from genrep_jax.lib import (
+  contracts,
+  errors,
+  images as images_lib,
+  plugins,
+  rendering,
+  weights,
+)
 from genrep_jax.tools import assess_generator
 
 
@@ -49,23 +56,31 @@ def test_card_of_an_untrained_generator(toy_weights, tmp_path, capsys):
   assert card["made_by"]["steps"] == 0
   # One epoch of 5,000 images teaches something; noise teaches nothing.
   assert card["classifier_test_accuracy"] > 0.5
-  assert card["cas"] < 0.3
+  fake, real = card["generated"], card["real_train"]
+  assert fake["cas_classifier_256"] < 0.3
   # Real images are near real images, blobs of random weights are not.
-  assert card["real_train_fid"] < card["generated_fid"] / 10
-  assert card["real_train_precision"] > 0.6
-  assert card["real_train_recall"] > 0.6
-  assert card["generated_recall"] < 0.2
+  for name in ("fid_classifier_300", "kid_classifier_300"):
+    assert real[name] < fake[name] / 10
+  assert real["precision3_classifier_300"] > 0.6
+  assert real["recall3_classifier_300"] > 0.6
+  # A real image's ball has three others' share of the 10,000 on average.
+  assert abs(real["density3_classifier_300"] - 1) < 0.3
+  assert 0.06 < real["coverage3_classifier_300"] < 0.1
+  assert fake["coverage3_classifier_300"] < 0.01
+  assert fake["recall3_classifier_300"] < 0.2
+  scores = [x["inception_score_classifier_300"] for x in (real, fake)]
+  assert 10 > scores[0] > 2 * scores[1] > 1
   assert abs(sum(card["class_shares"]) - 1) < 1e-6
-  assert card["class_agreement"] < 0.4
-  assert {"classifier", "cas", "sampling"} <= card["seconds"].keys()
+  assert fake["class_agreement"] < 0.4
+  assert {"classifier, sampling", "cas", "kid"} <= card["seconds"].keys()
   printed = capsys.readouterr().out
-  for name in ("generated_fid", "cas", "seconds"):
+  for name in ("generated/fid_classifier_300", "generated/cas", "seconds"):
     assert name in printed
   assert (tmp_path / "grid.png").stat().st_size > 1000
   assert (tmp_path / "rows.png").stat().st_size > 1000
 
 
-def test_drawn_image_i_does_not_depend_on_the_batch():
+def test_generated_image_i_is_the_anchor_of_its_index():
   generator = contracts.Generator(
     resolution=(1, 1),
     channels=1,
@@ -78,12 +93,27 @@ def test_drawn_image_i_does_not_depend_on_the_batch():
     ),
     apply=lambda variables, z, y: z[:, :, None, None],
   )
-  whole, labels = assess_generator.draw(generator, {}, 0, "a", 40, batch=5)
-  parts, part_labels = assess_generator.draw(generator, {}, 0, "a", 40, batch=1)
-  np.testing.assert_array_equal(whole, parts)
-  np.testing.assert_array_equal(labels, part_labels)
-  assert (whole.shape, whole.dtype) == ((40, 1, 1, 1), np.uint8)
+  model = assess_generator.model_of(generator, 0, "a")
+  index = np.arange(40, dtype=np.uint32)
+  whole, labels = model.generate({}, index)
+  parts, part_labels = model.generate({}, index[::-1][:7])
+  np.testing.assert_array_equal(whole[::-1][:7], parts)
+  np.testing.assert_array_equal(labels[::-1][:7], part_labels)
+  z, y = rendering.draw(generator, 0, 40, stream="a")
+  np.testing.assert_array_equal(whole[:, 0, 0], z)
+  np.testing.assert_array_equal(labels, y)
   assert len(np.unique(whole)) > 30
+
+
+def test_real_images_are_judged_as_they_are():
+  images = np.arange(256, dtype=np.uint8).reshape(64, 2, 2, 1)
+  labels = np.arange(64)
+  index = np.uint32([5, 0, 63])
+  shown, classes = assess_generator.model_of_images().generate(
+    (images, labels), index
+  )
+  np.testing.assert_array_equal(images_lib.to_uint8(shown), images[index])
+  np.testing.assert_array_equal(classes, index)
 
 
 def test_neighbors_start_at_the_anchor_and_widen(tmp_path, monkeypatch):
