@@ -40,6 +40,12 @@ OPTIONS = {
   "train_limit": options.integer(
     0, "class-balanced part of the training set; 0: all", low=0, unit="images"
   ),
+  "test_limit": options.integer(
+    0,
+    "likewise of the images that are judged: for a quick look",
+    low=0,
+    unit="images",
+  ),
   "split": options.choice(
     "test",
     ("test", "selection"),
@@ -110,18 +116,24 @@ def splits(cfg, dataset) -> tuple[contracts.Split, contracts.Split]:
       _splits.take(train, ~held_out),
       _splits.take(train, held_out),
     )
-  if 0 < cfg.train_limit < dataset.num_classes:
-    options.refuse(
-      "evaluations.train_limit",
-      cfg.train_limit,
-      f"0 or at least the {dataset.num_classes} classes of {dataset.name}",
-    )
-  if 0 < cfg.train_limit < len(train.labels):
-    rows = np.arange(cfg.train_limit)
-    if train.labels.ndim == 1:
-      rows = data.balanced_indices(train.labels, cfg.train_limit)
-    train = _splits.take(train, rows)
-  return train, judged
+  for key in ("train_limit", "test_limit"):
+    if 0 < cfg[key] < dataset.num_classes:
+      options.refuse(
+        f"evaluations.{key}",
+        cfg[key],
+        f"0 or at least the {dataset.num_classes} classes of {dataset.name}",
+      )
+  return _part(train, cfg.train_limit), _part(judged, cfg.test_limit)
+
+
+def _part(split, limit: int) -> contracts.Split:
+  """Returns a class-balanced part of a split; all of it with limit 0."""
+  if not 0 < limit < len(split.labels):
+    return split
+  rows = np.arange(limit)
+  if split.labels.ndim == 1:
+    rows = data.balanced_indices(split.labels, limit)
+  return _splits.take(split, rows)
 
 
 def train_size(cfg, dataset: contracts.Dataset) -> int:
