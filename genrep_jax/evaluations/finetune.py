@@ -33,7 +33,9 @@ OPTIONS = {
   "draws": options.integer(
     1, "of these images, with the seeds 0, 1, ...", low=1, high=100
   ),
-  "epochs": options.integer(30, "", low=1, high=10**5, unit="epochs"),
+  "epochs": options.integer(
+    30, "over the labeled images", low=1, high=10**5, unit="epochs"
+  ),
   "sgd_batch": options.integer(
     64,
     "of a step, of which there may be fewer; rounded up to the devices",

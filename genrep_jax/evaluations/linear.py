@@ -43,7 +43,7 @@ _OPTIMIZER = optax.lbfgs(
 
 OPTIONS = {
   "l2": options.several(
-    tuple(float(f"{10 ** (-i / 2):.0e}") for i in range(1, 11)),
+    tuple(float(f"{10 ** (-i / 2):.0e}") for i in range(11)),
     options.number(low=1e-9, high=1e6),
     "regularizers, to choose one from",
     least=1,
@@ -140,7 +140,7 @@ class Model(NamedTuple):
     loss: the objective at the end, mean cross-entropy and penalty; of several
       float32 [p].
     gradient_norm: length of the objective's gradient at the end, in the
-      preconditioned coordinates of `fit`, of all classifiers together.
+      preconditioned coordinates of `fit`; of several the root mean square.
     iterations: of L-BFGS.
     axes: principal axes that were found.
   """
@@ -450,6 +450,9 @@ def _fit(
       1 / jnp.sqrt(jnp.maximum(h.sum(0), 1e-4)),  # b is not penalized
     )
 
+  def length(gradient):
+    return optax.tree.norm(gradient) / np.sqrt(total.size)
+
   def objectives(w, b):
     losses = optax.softmax_cross_entropy(logits(w, b), targets)
     penalty = l2 / 2 * jnp.square(w).sum((1, 2))
@@ -478,7 +481,7 @@ def _fit(
       )
       parameters = optax.apply_updates(parameters, updates)
       # The line search has the gradient at the point it stopped at.
-      norm = optax.tree.norm(optax.tree.get(state, "grad"))
+      norm = length(optax.tree.get(state, "grad"))
       return parameters, state, norm, iteration + 1
 
     end = jnp.minimum(done + _STRETCH, max_iterations)
@@ -495,7 +498,7 @@ def _fit(
       gradient = optax.tree.get(state, "grad")
       slope = gradient[0] / d, gradient[1] / e
       d, e = steepness(w, b)
-      norm = optax.tree.norm((d * slope[0], e * slope[1]))
+      norm = length((d * slope[0], e * slope[1]))
     return w, b, norm, done
 
   shape = start[0].shape  # [p f k]

@@ -319,6 +319,10 @@ def test_calibration():
   for bins in (10, 15):
     got = _calibration.ece(p, labels, bins=bins)
     assert got == pytest.approx(wanted[f"ece_{bins}"], rel=1e-9)
+  # evaluation.md, 11.2: confidences .95 .85 .65 .55, right 1 0 1 0.
+  top = np.array([0.95, 0.85, 0.65, 0.55])
+  pairs, answers = np.stack([top, 1 - top], axis=1), np.array([0, 1, 0, 1])
+  assert _calibration.ece(pairs, answers, bins=10) == pytest.approx(0.45)
   logits = np.log(p)
   assert _calibration.accuracy(logits, labels) == wanted["accuracy"]
   # The file's probabilities are rounded: their sums are 1 to 1e-7.
@@ -330,3 +334,13 @@ def test_ood():
   given, wanted = of("ood", "in"), of("ood")
   got = ood.measures(given["scores_in"], given["scores_out"])
   assert got == {name: pytest.approx(wanted[name], rel=1e-9) for name in got}
+
+
+def test_a_temperature_undoes_a_scale():
+  given = of("calibration", "in")
+  logits, labels = np.log(given["probabilities"]), given["labels"]
+  t = _calibration.temperature(logits, labels)
+  assert _calibration.temperature(3 * logits, labels) == pytest.approx(3 * t)
+  best = _calibration.nll(logits / t, labels)
+  for other in (0.99 * t, 1.01 * t, 1.0):
+    assert best <= _calibration.nll(logits / other, labels)
