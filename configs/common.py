@@ -108,3 +108,18 @@ def get_study(title: str, rows, **options) -> ml_collections.ConfigDict:
   c.study.parallel = 2
   c.study.update(options)
   return c
+
+
+def swap(entry: ml_collections.ConfigDict, name: str, **options) -> None:
+  """Names another plug-in; the options of the one before go with it.
+
+  Args:
+    entry: of an experiment, e.g. c.objective.
+    name: of the plug-in.
+    **options: its own.
+  """
+  for key in list(entry):
+    if key != "name":
+      del entry[key]
+  entry.name = name
+  entry.update(options)

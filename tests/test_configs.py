@@ -1,7 +1,10 @@
 """Every shipped experiment loads, fits together, and pins what it loads."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from genrep_jax.data import imagenet100
 from genrep_jax.lib import configs, study
 from tests import support
 
@@ -13,8 +16,6 @@ PATHS = sorted(
 
 # Weights that we may not ship; the test draws random ones, of a thin network.
 THIN = {
-  "imagenet/bigbigan": ("generator.ch=4",),
-  "imagenet/biggan_deep": ("generator.ch=4",),
   "walks/biggan_deep": ("generator.ch=4", "job=compile_only"),
   "cars_stylegan2": ("generator.channel_max=4",),
   "faces64": ("generator.sha256=", "generator.widths=(8, 4, 4, 4)"),
@@ -27,8 +28,34 @@ def label(path) -> str:
   return path.relative_to(folder).with_suffix("").as_posix()
 
 
+@pytest.fixture(scope="session")
+def imagenet(tmp_path_factory):
+  """A folder laid out as ImageNet's, of the 100 classes and three images."""
+  root = tmp_path_factory.mktemp("imagenet")
+  random = np.random.default_rng(0)
+  for split, count in (("train", 2), ("val", 1)):
+    for name in imagenet100.SYNSETS:
+      place = root / split / name
+      place.mkdir(parents=True)
+      for number in range(count):
+        pixels = random.integers(0, 256, (40, 30 + number, 3), np.uint8)
+        Image.fromarray(pixels).save(place / f"{name}_{number}.JPEG")
+  return root
+
+
+def of_imagenet(path, root):
+  """Overrides of a config of ImageNet: the folder, and thin networks."""
+  overrides = [f"data.data_dir={root}"]
+  name = configs.load(str(path)).generator.name
+  if name:
+    overrides += ["generator.weights=", "generator.ch=4"]
+  if name == "biggan_deep":
+    overrides.append("generator.resolution=128")
+  return overrides
+
+
 @pytest.mark.parametrize("path", PATHS, ids=label)
-def test_it_builds(path):
+def test_it_builds(path, request):
   config = configs.load(str(path))
   if config.job == "study":
     names = [name for name, _ in config.study.rows]
@@ -43,6 +70,9 @@ def test_it_builds(path):
   overrides = ()
   if config.program.name == "gan":  # the full data set is not shipped
     overrides = ("data.name=fashion_mnist_mini",)
+  elif path.parent.name.startswith("imagenet"):
+    root = request.getfixturevalue("imagenet")
+    overrides = of_imagenet(path, root)
   elif label(path) in THIN:
     assert not config.generator.weights.startswith("asset:")
     overrides = ("generator.weights=", *THIN[label(path)])
@@ -53,3 +83,36 @@ def test_it_builds(path):
   if not overrides:
     assert len(config.generator.sha256) == 64
     assert program.facts["generator sha256"] == config.generator.sha256
+
+
+@pytest.mark.parametrize(
+  "path",
+  [
+    pytest.param(
+      path, marks=() if label(path) == "imagenet/simclr" else pytest.mark.slow
+    )
+    for path in PATHS
+    if path.parent.name.startswith("imagenet")
+  ],
+  ids=label,
+)
+def test_the_rows_of_imagenet_run(path, imagenet, tmp_path):
+  """Two steps and all evaluations, on images of ImageNet's layout."""
+  overrides = [
+    *of_imagenet(path, imagenet),
+    *("total_examples=0", "total_steps=2", "global_batch=8"),
+    *("encoder.depth=18", "encoder.width=0.125", "precision=float32"),
+    *("views.pixel.crop_px=16", "data.image_px=16", "data.resize_px=20"),
+    *("log_every_steps=1", "checkpoint.every_steps=2", "cpu_devices=1"),
+    *("evaluations.linear_sgd.epochs=1", "report.baselines=False"),
+    "compilation_cache=off",
+  ]
+  words = [f"--config.{word}" for word in overrides]
+  ran = support.run(
+    *("genrep_jax.main", "--config", str(path)),
+    *("--workdir", str(tmp_path), *words),
+  )
+  assert ran.returncode == 0, ran.stderr
+  text = (tmp_path / "summary.json").read_text()
+  assert '"knn/knn20_accuracy"' in text
+  assert (tmp_path / "report.html").stat().st_size < 3_000_000

@@ -11,6 +11,7 @@ Time:     about 1.5 h on a v5e-8, from compile_for's operations at 40 % of
 Expected: the paper's table is not available to us.
 """
 
+from configs import common
 from configs.imagenet import biggan_deep
 
 
@@ -18,5 +19,5 @@ def get_config():
   """BigGAN-deep without T_z."""
   c = biggan_deep.get_config()
   c.title = "GenRep SupCon BigGAN-deep, T_x"
-  c.views.latent.name = "none"
+  common.swap(c.views.latent, "none")
   return c

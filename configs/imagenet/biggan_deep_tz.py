@@ -11,6 +11,7 @@ Time:     about 1.5 h on a v5e-8, from compile_for's operations at 40 % of
 Expected: the paper's table is not available to us.
 """
 
+from configs import common
 from configs.imagenet import biggan_deep
 
 
@@ -18,5 +19,5 @@ def get_config():
   """BigGAN-deep without T_x (the original's --removeimtf)."""
   c = biggan_deep.get_config()
   c.title = "GenRep SupCon BigGAN-deep, T_z"
-  c.views.pixel.name = "none"  # a center crop of 112 px
+  common.swap(c.views.pixel, "none", crop_px=112)
   return c

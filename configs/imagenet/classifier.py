@@ -11,6 +11,7 @@ Time:     about 4.5 h on a v5e-8, from compile_for's operations at 40 % of
 Expected: the paper's table is not available to us.
 """
 
+from configs import common
 from configs.imagenet import biggan_deep
 
 
@@ -19,6 +20,6 @@ def get_config():
   c = biggan_deep.get_config()
   c.title = "classifier, BigGAN-deep"
   c.total_examples = 78_000_000
-  c.objective.name = "classifier"
+  common.swap(c.objective, "classifier")
   c.optimizer.learning_rate = 0.03
   return c

@@ -11,6 +11,7 @@ Time:     about 1.5 h on a v5e-8, from compile_for's operations at 40 % of
 Expected: the paper's table is not available to us.
 """
 
+from configs import common
 from configs.imagenet import biggan_deep
 
 
@@ -18,7 +19,6 @@ def get_config():
   """Regression of z and classification of y, 1:1."""
   c = biggan_deep.get_config()
   c.title = "inverter, BigGAN-deep"
-  c.objective.name = "inverter"
-  c.objective.supervised = True
+  common.swap(c.objective, "inverter", supervised=True)
   c.optimizer.learning_rate = 0.03
   return c

@@ -11,6 +11,7 @@ Expected: the paper's table is not available to us; GenRep's users reproduced
           this row (github.com/ali-design/GenRep/issues/10).
 """
 
+from configs import common
 from configs.imagenet import bigbigan
 
 
@@ -20,7 +21,6 @@ def get_config():
   c.title = "SimCLR, ImageNet"
   c.source.name = "stream"
   c.source.crop = "decode"
-  c.generator.name = ""
-  c.generator.weights = ""
-  c.views.latent.name = "none"
+  common.swap(c.generator, "")
+  common.swap(c.views.latent, "none")
   return c

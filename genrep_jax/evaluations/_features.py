@@ -299,7 +299,7 @@ def of_split(cfg, dataset, encode, variables, mesh, *, judged: bool):
   if _last is None or not _last.matches(key, leaves):
     _last = _Kept(key, leaves)
   part = (cfg.image_px, cfg.split == "selection" and cfg.selection_share)
-  part += () if judged else (cfg.train_limit,)
+  part += (cfg.test_limit if judged else cfg.train_limit,)
   if _last.parts.get(judged, (None,))[0] != part:
     images, labels = splits(cfg, dataset)[judged]
     features = extract(

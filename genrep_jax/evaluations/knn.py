@@ -5,13 +5,14 @@ discrimination" (arXiv:1805.01978), section 3.4: neighbors by cosine
 similarity s_i, each voting for its class with the weight exp(s_i / T).
 """
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genrep_jax.evaluations import _features
+from genrep_jax.evaluations import _features, _pictures
 from genrep_jax.lib import contracts, mesh as mesh_lib, options
 
 _MATRIX_ENTRIES = 2**24  # similarities in memory at a time: 64 MiB
@@ -49,8 +50,8 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
   """
   ks = (cfg.k,) if isinstance(cfg.k, int) else tuple(cfg.k)
 
-  def measure(train, test, num_classes):
-    predicted = classify(
+  def predict(train, test, num_classes, ks):
+    return classify(
       *train,
       test[0],
       k=ks,
@@ -58,8 +59,23 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
       num_classes=num_classes,
       mesh=mesh,
     )
-    for k, classes in zip(ks, predicted):
+
+  def measure(train, test, num_classes):
+    for k, classes in zip(ks, predict(train, test, num_classes, ks)):
       yield f"knn{k}_accuracy", float(np.mean(classes == test[1]))
+
+  def pictures(variables):
+    parts = _features.of_dataset(cfg, dataset, model.encode, variables, mesh)
+    (bank, labels), (features, classes), _ = parts
+    images = [split.images for split in _features.splits(cfg, dataset)]
+    rows = _pictures.queries(classes)
+    return _pictures.of_features(
+      dataset,
+      (images[0], bank, labels),
+      (images[1], features, classes),
+      predict(*parts, ks[0]),
+      _pictures.nearest(bank, features, rows),
+    )
 
   dataset = _features.load(cfg, model)
   size = _features.train_size(cfg, dataset)
@@ -67,7 +83,7 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     options.refuse(
       "evaluations.k", cfg.k, f"at most the {size} training images"
     )
-  return _features.of_features(
+  made = _features.of_features(
     cfg,
     dataset,
     model,
@@ -77,6 +93,11 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     about=f"{', '.join(map(str, ks))} nearest neighbors by cosine, "
     f"T = {cfg.temperature:g}",
   )
+  metrics = {
+    "knn*": "share of the images whose class the nearest training images "
+    "vote for, weighted by exp(cosine / T)"
+  }
+  return dataclasses.replace(made, metrics=metrics, pictures=pictures)
 
 
 def classify(
