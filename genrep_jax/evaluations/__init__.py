@@ -10,5 +10,6 @@ from genrep_jax.evaluations._features import (
   extract as extract,
   load as load,
   of_features as of_features,
+  splits as splits,
   train_size as train_size,
 )

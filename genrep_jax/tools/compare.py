@@ -127,7 +127,9 @@ def compare(methods, flags) -> dict:
       "accuracies": accuracies.tolist(),
       "per_class": _per_class(rows, labels, dataset.num_classes),
     }
-    spread = f" ± {100 * accuracies.std(ddof=1):.2f}" * (len(rows) > 1)
+    spread = ""
+    if len(rows) > 1:
+      spread = f" ± {100 * accuracies.std(ddof=1):.2f}"
     print(
       f"{name:<24} {100 * accuracies.mean():.2f}{spread} % "
       f"({len(rows)} seed(s))"
@@ -159,8 +161,10 @@ def compare(methods, flags) -> dict:
 
 def _images(methods, encoders, flags):
   """Returns (the data set, the Split that is judged, the training Split)."""
-  from genrep_jax import data as data_lib
-  from genrep_jax.evaluations import splits
+  import ml_collections
+
+  from genrep_jax import data as data_lib, evaluations
+  from genrep_jax.lib import plugins
 
   sizes = {}
   for one in methods:
@@ -184,7 +188,14 @@ def _images(methods, encoders, flags):
   if flags.data_dir:
     entry["data_dir"] = flags.data_dir
   dataset = data_lib.load(entry, "--data")
-  train, judged = splits.of(dataset, flags.split, path="--split")
+  if dataset.train.labels.ndim > 1:
+    raise errors.UsageError(
+      f"--data: given {dataset.name}, several classes an image; allowed: data "
+      "with one class an image"
+    )
+  entry = plugins.defaults("evaluations", flags.probe)
+  entry |= {"split": flags.split}
+  train, judged = evaluations.splits(ml_collections.ConfigDict(entry), dataset)
   if flags.probe == "knn" and flags.k > len(train.labels):
     raise errors.UsageError(
       f"--k: given {flags.k}; allowed: at most the {len(train.labels)} "
@@ -196,7 +207,7 @@ def _images(methods, encoders, flags):
 def _predict(encoder, train, judged, dataset, flags):
   """Returns the predicted class of every judged image."""
   from genrep_jax.evaluations import knn, linear
-  from genrep_jax.lib import mesh as mesh_lib
+  from genrep_jax.lib import mesh as mesh_lib, plugins
 
   mesh = mesh_lib.make_mesh()
   features = [encoder.encode(split.images[:]) for split in (train, judged)]
@@ -211,7 +222,14 @@ def _predict(encoder, train, judged, dataset, flags):
       num_classes=dataset.num_classes,
       mesh=mesh,
     )
-  return linear.predict(features, labels, dataset.num_classes, mesh)
+  fitted = linear.probe(
+    features[0],
+    labels,
+    num_classes=dataset.num_classes,
+    mesh=mesh,
+    l2_grid=plugins.defaults("evaluations", "linear")["l2"],
+  )
+  return linear.predict(fitted.model, features[1]).argmax(axis=1)
 
 
 def _per_class(rows, labels, num_classes):
