@@ -7,6 +7,7 @@ and around zero (svd).
 """
 
 import numpy as np
+import scipy.linalg
 
 from genrep_jax.evaluations import _features
 from genrep_jax.lib import contracts, options
@@ -70,7 +71,7 @@ def residuals(
     train: [n f].
     labels: int [n], every class of 0..k-1.
     queries: [m f].
-    components: directions of a class, at most f.
+    components: directions of a class; of fewer features all.
     centered: subtract each class's mean first.
 
   Returns:
@@ -82,8 +83,23 @@ def residuals(
     rows = train[labels == label]
     mean = rows.mean(0) if centered else 0.0
     rows, rest = rows - mean, queries - mean
-    # Of f directions: eigenvectors of f x f, whose largest come last.
-    axes = np.linalg.eigh(rows.T @ rows)[1][:, -components:]
+    axes = _principal(rows, components)
     rest = rest - rest @ axes @ axes.T
     columns.append(np.linalg.norm(rest, axis=1))
   return np.stack(columns, axis=1)
+
+
+def _principal(rows, count):
+  """The first `count` right singular vectors [f count] of rows [n f].
+
+  By the eigenvectors of the smaller of the two Gram matrices; those of a
+  singular value that is zero may be zero: nothing lies along them.
+  """
+  wide = len(rows) < rows.shape[1]
+  gram = rows @ rows.T if wide else rows.T @ rows
+  some = max(0, len(gram) - count), len(gram) - 1  # eigenvalues rise
+  values, vectors = scipy.linalg.eigh(gram, subset_by_index=some)
+  if not wide:
+    return vectors
+  real = values > 1e-12 * values[-1]
+  return rows.T @ vectors[:, real] / np.sqrt(values[real])
