@@ -43,13 +43,11 @@ class Seen(NamedTuple):
 
   Attributes:
     features: float32 [n q f].
-    latents: float32 [n q d], after T_z.
-    labels: int32 [n].
+    latents: float32 [n q d], after T_z, if they were asked for.
   """
 
   features: np.ndarray
-  latents: np.ndarray
-  labels: np.ndarray
+  latents: np.ndarray | None
 
 
 def encoded_views(
@@ -62,6 +60,7 @@ def encoded_views(
   batch: int,
   views: str = "both",
   sigma: float | None = None,
+  latents: bool = False,
 ) -> Seen:
   """Encodes `count` views of each of the first anchors.
 
@@ -74,6 +73,7 @@ def encoded_views(
     batch: images at once, over all devices.
     views: one of `VIEWS`.
     sigma: of T_z; None: its own.
+    latents: whether they are returned, too; they can be large.
 
   Raises:
     Diverged: a feature is not finite.
@@ -88,9 +88,10 @@ def encoded_views(
     n, q = judged.images.shape[:2]
     images = judged.images.reshape(n * q, *judged.images.shape[2:])
     features = model.encode(variables, images).astype(jnp.float32)
-    return Seen(features.reshape(n, q, -1), judged.latents, judged.labels)
+    kept = judged.latents.astype(jnp.float32) if latents else None
+    return Seen(features.reshape(n, q, -1), kept)
 
-  key = ("views", model.views, model.encode, count, views, sigma)
+  key = ("views", model.views, model.encode, count, views, sigma, latents)
   found = over_indices(
     see, key, variables, mesh, samples=samples, batch=batch // count
   )

@@ -56,6 +56,12 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     unit="",
     about=f"log mean exp(-{cfg.t:g} d^2) of unit features of {cfg.samples} "
     f"generated images, views: {cfg.views}; lower is better",
+    metrics={
+      "alignment_*": "Mean squared distance of two views' unit features; lower "
+      "is better.",
+      "uniformity_*": "How near unit features of different anchors are, in "
+      "logs: 0 where all are one; lower is better.",
+    },
   )
 
 

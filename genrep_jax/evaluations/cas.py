@@ -88,4 +88,8 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     requires=frozenset({"generate"}),
     about="accuracy of a small classifier trained on "
     f"{cfg.samples} generated images, on {dataset.name}",
+    metrics={
+      "cas_std_*": "Standard deviation over classifiers.",
+      "cas_*": "Test accuracy of what was trained on generated images alone.",
+    },
   )

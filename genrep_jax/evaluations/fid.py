@@ -42,6 +42,10 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     requires=frozenset({"generate"}),
     unit="",
     about=f"Frechet distance of {judge.about}",
+    metrics={
+      headline: "Distance of two Gaussians in feature space; lower is better, "
+      "and fewer samples are worse: compare at equal numbers."
+    },
   )
 
 

@@ -95,4 +95,10 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     unit="",
     about=f"mean cosine of two T_z views of {cfg.samples} anchors, over sigmas "
     f"{', '.join(f'{sigma:g}' for sigma in cfg.sigmas)}",
+    metrics={
+      "view_cosine_*": "Mean cosine of the features of two T_z views: 1 is no "
+      "difference.",
+      "view_agreement_*": "Share of pairs that a classifier of real images "
+      "gives one class: below 0.9 sigma is too large.",
+    },
   )

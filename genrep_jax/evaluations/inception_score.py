@@ -43,7 +43,8 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
   def run(variables):
     _, fake = judge.see(variables)
     mean, std = inception_score(
-      _calibration.softmax(fake.logits), splits=cfg.splits)
+      _calibration.softmax(fake.logits), splits=cfg.splits
+    )
     yield f"inception_score_{protocol}", mean
     yield f"inception_score_std_{protocol}", std
 
@@ -53,6 +54,11 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     requires=frozenset({"generate"}),
     unit="",
     about=f"inception score, {cfg.splits} splits, of {judge.about}",
+    metrics={
+      "inception_score_std_*": "Its standard deviation over splits.",
+      "inception_score_*": "Sharp and varied classes; at most their number. It "
+      "never looks at real images.",
+    },
   )
 
 

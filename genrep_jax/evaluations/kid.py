@@ -60,6 +60,10 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     unit="",
     about=f"cubic kernel's distance, {cfg.subsets} subsets of "
     f"{cfg.subset_size}, of {judge.about}",
+    metrics={
+      "kid_std_*": "Its standard deviation over subsets.",
+      "kid_*": "Unbiased kernel distance in feature space; lower is better.",
+    },
   )
 
 

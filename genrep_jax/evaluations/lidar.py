@@ -61,4 +61,8 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     unit="",
     about=f"LiDAR of {cfg.samples} latents, {cfg.q} views of each "
     f"({cfg.views}), delta {cfg.delta:g}",
+    metrics={
+      name: "Directions that tell latents apart, their views being noise; "
+      "higher is better at equal n and q."
+    },
   )

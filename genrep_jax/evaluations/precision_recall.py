@@ -53,6 +53,12 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     requires=frozenset({"generate"}),
     about=f"share within {cfg.k}-nearest-neighbor balls of real images, of "
     f"{judge.about}",
+    metrics={
+      "precision*": "Share of generated images that look real.",
+      "recall*": "Share of real images that could have been generated.",
+      "density*": "Real balls around a generated image, over k; may exceed 1.",
+      "coverage*": "Share of real images with a generated one nearby.",
+    },
   )
 
 

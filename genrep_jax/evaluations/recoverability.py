@@ -73,6 +73,7 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
       count=1,
       batch=cfg.batch,
       views=cfg.views,
+      latents=True,
     )
     x, z = seen.features[:, 0], seen.latents[:, 0]
     cut = int(_TRAIN * len(x))
@@ -93,6 +94,10 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     unit="",
     about=f"R^2 of ridge regression, l2 {cfg.l2:g}, from features to latents, "
     f"of {cfg.samples} generated images, views: {cfg.views}",
+    metrics={
+      "ridge_r2_*": "Share of the latent's variance that features predict: 1 "
+      "is all of it; what T_z moves should fall."
+    },
   )
 
 

@@ -99,6 +99,14 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     requires=frozenset({"encode"} if real else {"encode", "views"}),
     unit="",
     about=f"RankMe, eps 1e-7, of {samples} {shown}",
+    metrics={
+      "rankme_*": "Entropy of the singular values: directions in use, at most "
+      "the features; compare at equal numbers of images.",
+      "effective_rank_*": "The same of the covariance's eigenvalues.",
+      "participation_ratio_*": "Squared sum of those over the sum of squares.",
+      "alpha_req_*": "How fast they fall, index^-alpha: near 1 is good, far "
+      "above it few directions are left.",
+    },
   )
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from genrep_jax import data
 from genrep_jax.lib import contracts, errors
-from tests.evaluations import toy_views
+from tests.evaluations import toy_judge, toy_views
 
 OPTIONS = {"samples": 40, "sigmas": (0.0, 0.3, 2.0)}
 
@@ -24,10 +24,13 @@ def test_cosines_fall_with_sigma():
   assert still["view_cosine_40"] == pytest.approx(1)
 
 
-def shown(shape=(8, 8, 1)):
-  """Bright and dark real images, and a generator of them."""
-  labels = np.arange(64) % 2
-  noise = np.random.default_rng(0).integers(0, 90, (64, *shape))
+def shown(shape=(12, 12, 1), count=toy_judge.COUNT):
+  """Bright and dark real images, and a generator of them.
+
+  Shapes and numbers are toy_judge's: the classifier's training compiles once.
+  """
+  labels = np.arange(count) % 2
+  noise = np.random.default_rng(0).integers(0, 90, (count, *shape))
   images = noise + 160 * labels[:, None, None, None]
   split = contracts.Split(images.astype(np.uint8), labels)
   dataset = contracts.Dataset("tones", 2, (), split, split)
@@ -35,7 +38,7 @@ def shown(shape=(8, 8, 1)):
   def views(variables, index, count, **options):
     judged = toy_views.views(variables, index, count, **options)
     tone = np.tanh(1) * judged.latents[..., :1]
-    images = tone.clip(-1, 1)[..., None, None] + np.zeros((8, 8, 1), np.float32)
+    images = tone.clip(-1, 1)[..., None, None] + np.zeros(shape, np.float32)
     return judged._replace(images=images)
 
   def encode(variables, images):
@@ -47,7 +50,7 @@ def shown(shape=(8, 8, 1)):
 def test_classes_of_a_real_classifier(monkeypatch):
   dataset, model = shown()
   monkeypatch.setattr(data, "load", lambda entry, path: dataset)
-  options = {"classes": True, "epochs": 15, **OPTIONS}
+  options = {"classes": True, "epochs": 12, **OPTIONS}
   found, _ = toy_views.run("hardness", model=model, **options)
   curve = [found[f"view_agreement_sigma{s}_40"] for s in ("0", "0.3", "2")]
   assert curve[0] == 1 and 1 > curve[1] > curve[2] > 0.4

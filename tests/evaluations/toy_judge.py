@@ -8,6 +8,7 @@ import numpy as np
 
 from genrep_jax import data
 from genrep_jax.lib import contracts, mesh as mesh_lib, plugins
+from tests.evaluations import toy_views
 
 COUNT = 60
 
@@ -32,8 +33,7 @@ def dataset() -> contracts.Dataset:
 def generate(variables, index):
   """Test images, mixed with noise as far as the weights say."""
   real, labels = (jnp.asarray(x) for x in dataset().test)
-  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(index)
-  noise = jax.vmap(lambda key: jax.random.normal(key, (12, 12, 1)))(keys)
+  noise = toy_views.noise(0, index, (12, 12, 1))
   images = real[index % COUNT].astype(jnp.float32) / 127.5 - 1
   images = jnp.clip(images + variables["noise"] * noise, -1, 1)
   images = jnp.where(

@@ -4,32 +4,40 @@ A latent of 6 numbers is painted on 2x3 pixels; T_z adds noise of `sigma`, T_x
 turns the brightness. The encoder multiplies the pixels by a matrix.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genrep_jax.lib import contracts, mesh as mesh_lib, plugins, rng
+from genrep_jax.lib import contracts, mesh as mesh_lib, plugins
 
 SHAPE = (2, 3, 1)
 SIGMA = 0.3
 MATRIX = np.random.default_rng(0).normal(size=(6, 8)) * (np.arange(8) > 0)
 
 
-def _normal(name, index, shape):
-  keys = rng.per_index(rng.stream(0, name), index)
-  return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+def noise(stream, index, shape):
+  """Uniform noise of mean 0 and variance 1, [n *shape]: hashes compile fast."""
+  size = math.prod(shape)
+  number = index[:, None] * np.uint32(size) + np.arange(size, dtype=np.uint32)
+  x = number + np.uint32(stream * 0x9E3779B9 % 2**32)
+  for factor in (0x7FEB352D, 0x846CA68B):
+    x = (x ^ (x >> 16)) * np.uint32(factor)
+  x = (x ^ (x >> 16)).astype(jnp.float32) / 2.0**32
+  return (np.sqrt(np.float32(12)) * (x - 0.5)).reshape(len(index), *shape)
 
 
 def views(variables, index, count, *, latent=True, pixel=True, sigma=None):
   """See contracts.Model."""
   n = len(index)
-  z = jnp.repeat(_normal("z", index, (1, 6)), count, axis=1)
+  z = jnp.repeat(noise(1, index, (1, 6)), count, axis=1)
   if latent:
     scale = SIGMA if sigma is None else sigma
-    z = z + scale * _normal("view", index, (count, 6)) * variables["moves"]
+    z = z + scale * noise(2, index, (count, 6)) * variables["moves"]
   images = jnp.tanh(z).reshape(n, count, *SHAPE)
   if pixel:
-    images = 0.5 * images + 0.2 * _normal("pixel", index, (count, 1, 1, 1))
+    images = 0.5 * images + 0.2 * noise(3, index, (count, 1, 1, 1))
   return contracts.Judged(images, z, (z[:, 0, 0] > 0).astype(jnp.int32))
 
 
