@@ -88,8 +88,11 @@ def encoder(entry, steps: int, limit: int, environment) -> dict:
     f"--config.total_steps={steps}",
     "--config.evaluate_every_steps=0",
     f"--config.log_every_steps={max(1, steps // 2)}",
-    f"--config.evaluations.knn.train_limit={limit}",
-    f"--config.evaluations.linear.train_limit={limit}",
+    *(
+      f"--config.evaluations.{probe}.{split}_limit={limit}"
+      for probe in ("knn", "linear")
+      for split in ("train", "test")
+    ),
     "--config.report.recorded=",
   ]
   with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +133,7 @@ def measure(entry, flags) -> dict:
     "license": str(made.metadata.get("license", "")) or "not said",
     **speed(generator, variables),
     **assess_generator.measure(entries, model, variables, mesh),
-    **encoder(entry, flags.steps, flags.train_limit, dict(os.environ)),
+    **encoder(entry, flags.steps, flags.limit, dict(os.environ)),
   }
 
 
@@ -171,7 +174,7 @@ def main() -> None:
   add("--samples", type=int, default=2000, help="generated images")
   add("--epochs", type=int, default=3, help="of the classifiers")
   add("--steps", type=int, default=30, help="of the encoders")
-  add("--train_limit", type=int, default=1000, help="of the probes' images")
+  add("--limit", type=int, default=2000, help="of the probes' images")
   add("--seed", type=int, default=0)
   add("--inception", default="", help="file of the FID InceptionV3")
   add("--resize", default="clean")

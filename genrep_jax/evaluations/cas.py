@@ -44,13 +44,13 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
   if cfg.repeats > 1:
     protocol += f"_of{cfg.repeats}"
 
-  def run(variables):
+  def draw(variables, count):
     images, labels, finite = _generated.over_indices(
       lambda variables, _, index: _generated.draw(model, variables, index),
       ("images", model.generate),
       variables,
       mesh,
-      samples=cfg.samples,
+      samples=count,
       batch=cfg.batch,
       keep=False,
     )
@@ -63,6 +63,11 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
         dataset.name,
         f"a set of the generator's own classes, {classes[0]}..{classes[-1]}",
       )
+    return images, labels
+
+  def run(variables):
+    draw(variables, min(cfg.batch, cfg.samples))  # what is wrong is wrong there
+    images, labels = draw(variables, cfg.samples)
     with jax.transfer_guard("allow"):  # an island beside the guarded loop
       shares = [
         _classifier.accuracy(

@@ -193,6 +193,12 @@ def assess(flags) -> dict:
   pictures(flags, generator, made.variables)
   model = model_of(generator, flags.seed, "assess")
   chosen = entries(flags, flags.samples, real)
+  cas = []
+  if generator.num_classes and flags.cas_samples:
+    shared = {key: chosen[0][key] for key in ("data", "seed", "epochs")}
+    cas = [{"name": "cas", "samples": flags.cas_samples, **shared}]
+  for entry in (*chosen, *cas):  # what is wrong is said before anything runs
+    plugins.make("evaluations", entry, model, mesh)
   judged = plugins.defaults("evaluations", "fid") | chosen[0]
   judge = _generated.Judge(ml_collections.ConfigDict(judged), model, mesh)
   start = time.perf_counter()
@@ -218,16 +224,8 @@ def assess(flags) -> dict:
   chosen = entries(flags, len(shown[1]), real)
   shown = jax.device_put(shown, whole)
   tell("real_train", measure(chosen, model_of_images(), shown, mesh))
-  if generator.num_classes and flags.cas_samples:
-    entry = {
-      "name": "cas",
-      "data": {"name": flags.data, **folder},
-      "samples": flags.cas_samples,
-      "seed": flags.seed,
-      "epochs": flags.epochs,
-    }
-    model = model_of(generator, flags.seed, "assess_cas")
-    tell("generated", measure([entry], model, variables, mesh, seconds))
+  model = model_of(generator, flags.seed, "assess_cas")
+  tell("generated", measure(cas, model, variables, mesh, seconds))
   spent = "  ".join(f"{k} {v}" for k, v in seconds.items())
   print(f"{'seconds':<28} {spent}")
   return card

@@ -142,6 +142,10 @@ def test_neighbors_start_at_the_anchor_and_widen(tmp_path, monkeypatch):
   assert np.all(np.diff(spread.mean((0, 2))) > 0)
 
 
+def mini(weights, *words):
+  return [f"--weights={weights}", "--data=fashion_mnist_mini", *words]
+
+
 def test_bad_input(toy_weights, tmp_path):
   nameless = tmp_path / "nameless.safetensors"
   weights.save(nameless, {"x": np.zeros(3, np.float32)})
@@ -151,6 +155,16 @@ def test_bad_input(toy_weights, tmp_path):
     ([f"--weights={toy_weights}", "--samples=0"], "--samples: 0"),
     ([f"--weights={toy_weights}", "--data_dir=/nowhere"], "/nowhere"),
     ([f"--weights={toy_weights}", "--config.seed=1"], "no --config"),
+    (mini(toy_weights, "--cas_samples=1"), "samples: given 1"),
+    (mini(toy_weights, "--inception=nowhere"), "no file 'nowhere'"),
+    (
+      mini(toy_weights, f"--inception={toy_weights}", "--resize=square"),
+      "resize: given 'square'",
+    ),
+    (
+      mini(toy_weights, f"--inception={toy_weights}"),
+      "not the FID InceptionV3",
+    ),
   ]:
     with pytest.raises(errors.UsageError) as caught:
       assess_generator.main(argv)
