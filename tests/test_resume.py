@@ -19,6 +19,8 @@ from tests import support
 QUICK = (
   "evaluations.knn.train_limit=200",
   "evaluations.linear.train_limit=200",
+  "evaluations.knn.test_limit=200",
+  "evaluations.linear.test_limit=200",
   "report.baselines=False",
   "writers.tensorboard=False",
 )
@@ -52,6 +54,7 @@ def log_of(workdir):
   for record in records:
     record.pop("wall_time")
     record.pop("views_per_second", None)
+    record.pop("waiting_share", None)
   return records
 
 
@@ -84,16 +87,21 @@ def test_some_steps_then_a_new_process_equal_twenty(stop, whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_ten_times_at_random_moments_then_resumed(whole, tmp_path):
+@pytest.mark.parametrize("source", ["generator", "stream"])
+def test_killed_ten_times_at_random_moments_then_resumed(tmp_path, source):
   """Kill -9 ten times, also inside saves: every step saves."""
-  rolls = random.Random(0)
+  rolls, quick = random.Random(0), (*QUICK, f"source.name={source}")
+  whole, tmp_path = tmp_path / "whole", tmp_path / "killed"
+  done = support.main(whole, *quick)
+  assert done.returncode == 0, done.stderr
+  tmp_path.mkdir()
   command = support.command(
     "genrep_jax.main",
     "--config",
     "configs/quickstart.py",
     "--workdir",
     str(tmp_path),
-    *support.flags(*QUICK, "checkpoint.every_steps=1"),
+    *support.flags(*quick, "checkpoint.every_steps=1"),
   )
   kills = 0
   while kills < 10:
@@ -112,9 +120,9 @@ def test_killed_ten_times_at_random_moments_then_resumed(whole, tmp_path):
     kills += 1
     left = sorted(path.name for path in tmp_path.glob("checkpoints/*"))
     print(f"kill {kills}: {left}")
-  done = support.main(tmp_path, *QUICK, "checkpoint.every_steps=1")
+  done = support.main(tmp_path, *quick, "checkpoint.every_steps=1")
   assert done.returncode == 0, done.stderr
-  config = support.tiny()
+  config = support.tiny(f"source.name={source}")
   assert_same_bits(
     final_leaves(tmp_path, config)[0], final_leaves(whole, config)[0]
   )

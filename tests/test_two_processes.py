@@ -73,17 +73,19 @@ def saved(workdir):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_and_one_restores(tmp_path):
+@pytest.mark.parametrize("source", ["generator", "stream"])
+def test_two_processes_equal_one_and_one_restores(tmp_path, source):
   together = tmp_path / "together"
-  codes, outputs, said = end(start_two(together, "total_steps=10"))
+  source = f"source.name={source}"
+  codes, outputs, said = end(start_two(together, "total_steps=10", source))
   assert codes == [0, 0], said
   assert "4 x cpu" in outputs[0] and "2 process(es)" in outputs[0]
   assert "step 10/10" in outputs[0] and "step 10/10" not in outputs[1]
 
   alone = tmp_path / "alone"
-  done = support.main(alone, *BARE, "total_steps=10")
+  done = support.main(alone, *BARE, "total_steps=10", source)
   assert done.returncode == 0, done.stderr
-  config = support.tiny(*support.SGD, "total_steps=10")
+  config = support.tiny(*support.SGD, "total_steps=10", source)
   expected = final_leaves(alone, config)[0]
   restored, step, _ = final_leaves(together, config)
   assert step == 10

@@ -90,6 +90,15 @@ def test_a_streamed_run_is_the_resident_run(tmp_path, overrides):
     np.testing.assert_array_equal(streamed[name], value, err_msg=name)
 
 
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path):
+  _, whole = train(tmp_path / "whole", "stream")
+  with pytest.raises(errors.Preempted):
+    train(tmp_path / "half", "stream", "stop_at_step=2")
+  _, resumed = train(tmp_path / "half", "stream")
+  for name, value in whole.items():
+    np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+
+
 def test_nothing_but_the_rows_of_a_step_is_read_and_the_waiting_is_told(
   tmp_path, lazy
 ):
