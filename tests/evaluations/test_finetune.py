@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genrep_jax.evaluations import finetune, linear_sgd
-from genrep_jax.lib import errors
+from genrep_jax.lib import errors, mesh as mesh_lib
 from tests.evaluations import probes
 
 VARIABLES = {
@@ -75,7 +75,9 @@ def test_against_a_loop():
 def test_the_plug_in(monkeypatch):
   make = probes.maker(monkeypatch, "finetune", sgd_batch=16)
   made = make(encode=encode, labels_per_class=5, epochs=20, draws=2)
-  results = dict(made.run(jax.device_put(jax.tree.map(np.float32, VARIABLES))))
+  everywhere = mesh_lib.replicated(probes.mesh_of(2))
+  variables = jax.tree.map(np.float32, VARIABLES)
+  results = dict(made.run(jax.device_put(variables, everywhere)))
   assert set(results) == {
     "finetune_5perclass_accuracy",
     "finetune_5perclass_accuracy_std",

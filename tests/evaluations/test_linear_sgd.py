@@ -63,7 +63,9 @@ def test_crops_keep_the_range_and_need_a_square():
 
 @pytest.fixture
 def make(monkeypatch):
-  return probes.maker(monkeypatch, "linear_sgd", epochs=30, sgd_batch=16)
+  return probes.maker(
+    monkeypatch, "linear_sgd", epochs=30, sgd_batch=16, held_out_share=0.5
+  )
 
 
 def test_the_plug_in(make):
@@ -74,8 +76,8 @@ def test_the_plug_in(make):
     "linear_sgd_dinov2_learning_rate",
     "linear_sgd_dinov2_held_out_accuracy",
   }
-  assert results[made.headline] == 1.0
-  assert results["linear_sgd_dinov2_held_out_accuracy"] == 1.0
+  assert results[made.headline] > 0.9
+  assert results["linear_sgd_dinov2_held_out_accuracy"] > 0.9
   assert dict(made.run({})) == results  # same bits
   one = make(preset="moco")
   assert dict(one.run({})) == {"linear_sgd_moco_accuracy": 1.0}
@@ -86,7 +88,7 @@ def test_test_labels_choose_nothing(make):
   wrong = whole.test._replace(labels=(whole.test.labels + 1) % 3)
   spoilt = contracts.Dataset("toy", 3, (), whole.train, wrong)
   honest, result = (dict(make(d).run({})) for d in (whole, spoilt))
-  assert result.pop("linear_sgd_dinov2_accuracy") == 0
+  assert result.pop("linear_sgd_dinov2_accuracy") < 0.1
   honest.pop("linear_sgd_dinov2_accuracy")
   assert result == honest
 
