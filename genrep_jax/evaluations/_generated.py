@@ -195,7 +195,7 @@ _programs: dict = {}
 def _program(key, mesh, function):
   """Compiles a function once for its key; replicated, for every process."""
   if (key, mesh) not in _programs:
-    if len(_programs) == 16:
+    if len(_programs) == 64:
       _programs.clear()
     _programs[key, mesh] = jax.jit(
       function, out_shardings=mesh_lib.replicated(mesh)
