@@ -34,9 +34,7 @@ def of_features(
   names = [str(name) for name in dataset.class_names or range(k)]
   labels = judged[2]
   shares = confusion(labels, predicted, k)
-  recalls = [
-    (names[c], 100 * shares[c, c], 0.0, ()) for c in np.unique(labels)
-  ]
+  recalls = [(names[c], 100 * shares[c, c], 0.0, ()) for c in np.unique(labels)]
   return {
     "neighbors": contracts.Picture(
       "left, test images; right of each, its nearest training images by "

@@ -180,7 +180,7 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
           epoch=epoch,
         )
 
-    heads = fit(
+    heads = descend(
       features,
       labels[~held_out],
       num_classes=num_classes,
@@ -346,6 +346,81 @@ class Heads(NamedTuple):
 
 
 def fit(
+  features,
+  labels: np.ndarray,
+  *,
+  learning_rates,
+  epochs: int,
+  batch: int,
+  order: np.ndarray,
+  schedule: str = "cosine",
+  scaled: bool = True,
+  milestones=(),
+  decay: float = 0.2,
+  warmup=(0, 0.0),
+  start=None,
+  momentum: float = 0.9,
+  weight_decay: float = 0.0,
+  num_classes: int | None = None,
+  watch=None,
+) -> Heads:
+  """Trains a head for each learning rate, all on the same batches.
+
+  Args:
+    features: [N f]; float64 ones are trained in float64.
+    labels: int [N].
+    learning_rates: one for each head.
+    epochs: passes over the rows.
+    batch: rows of a step.
+    order: int [epochs n], the rows of every epoch in their order; [n]: those of
+      all.
+    schedule: "cosine", "step" or "genrep_cosine", see `rates`; so are scaled,
+      milestones, decay and warmup.
+    scaled: see `Preset`.
+    milestones: likewise.
+    decay: likewise.
+    warmup: see `rates`.
+    start: (weights [H k f], bias [H k]); None: zeros.
+    momentum: of SGD.
+    weight_decay: of weights and biases.
+    num_classes: k; None: the largest label + 1.
+    watch: see `descend`.
+
+  Returns:
+    The heads after the last step.
+  """
+  features, order = np.asarray(features), np.asarray(order)
+  order = np.broadcast_to(order, (epochs, order.shape[-1]))
+  learning_rates = tuple(np.atleast_1d(learning_rates).tolist())
+  preset = Preset(
+    learning_rates,
+    epochs,
+    batch,
+    schedule,
+    scaled,
+    tuple(milestones),
+    decay,
+  )
+  k = int(np.max(labels)) + 1 if num_classes is None else num_classes
+  if start is None:
+    heads = len(learning_rates)
+    start = np.zeros((heads, k, features.shape[1])), np.zeros((heads, k))
+  with jax.enable_x64(features.dtype == np.float64):
+    return descend(
+      features,
+      labels,
+      num_classes=k,
+      order=order,
+      batch=batch,
+      rates=rates(preset, order.shape[1], warmup=warmup),
+      start=start,
+      momentum=momentum,
+      weight_decay=weight_decay,
+      watch=watch,
+    )
+
+
+def descend(
   features,
   labels: np.ndarray,
   *,

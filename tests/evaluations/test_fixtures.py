@@ -154,17 +154,15 @@ def test_sgd_epoch_by_epoch(case):
   if not warmup[0]:  # the file has the epochs' rates, before the warm-up's
     np.testing.assert_allclose(rates[4::5, 0], wanted["lr"], rtol=1e-12)
   seen = []
-  with jax.enable_x64(True):
-    heads = linear_sgd.fit(
-      TRAIN.astype(np.float64) * scale,
-      TRAIN_LABELS,
-      num_classes=5,
-      order=given["order"],
-      batch=64,
-      rates=rates,
-      start=(given["weight"][None], given["bias"][None]),
-      watch=lambda epoch, *what: seen.append((epoch, *what)),
-    )
+  heads = linear_sgd.fit(
+    TRAIN.astype(np.float64) * scale,
+    TRAIN_LABELS,
+    order=given["order"],
+    warmup=warmup,
+    start=(given["weight"][None], given["bias"][None]),
+    watch=lambda epoch, *what: seen.append((epoch, *what)),
+    **preset._asdict(),
+  )
   assert [epoch for epoch, *_ in seen] == list(range(6))
   for epoch, now, loss in seen:
     close(now.weights[0], wanted["weight"][epoch], 1e-8)
@@ -182,16 +180,15 @@ def test_several_learning_rates():
   rows = given["fit_index"][given["batches"]].reshape(1, -1)
   rates = linear_sgd.rates(preset, rows.size)
   np.testing.assert_allclose(rates, wanted["lr_per_step"], rtol=1e-12)
-  with jax.enable_x64(True):
-    heads = linear_sgd.fit(
-      TRAIN.astype(np.float64),
-      TRAIN_LABELS,
-      num_classes=5,
-      order=rows,
-      batch=32,
-      rates=rates,
-      start=(given["weight"], given["bias"]),
-    )
+  heads = linear_sgd.fit(
+    TRAIN.astype(np.float64),
+    TRAIN_LABELS,
+    learning_rates=(0.5, 5.0, 50.0),
+    epochs=1,
+    batch=32,
+    order=rows[0],
+    start=(given["weight"], given["bias"]),
+  )
   close(heads.weights, wanted["weight"], 1e-8)
   close(heads.bias, wanted["bias"], 1e-8)
 
