@@ -11,7 +11,6 @@ from genrep_jax.lib import (
   checkpoint,
   clock as clock_lib,
   configs,
-  contracts,
   devices,
   errors,
   execution,

@@ -446,7 +446,9 @@ def test_program(name):
     assert shown.shape == images.shape and labels.shape == (3,)
   if model.views is not None:
     shown = jax.eval_shape(
-      lambda v, i: model.views(v, i, 2), variables, jnp.arange(3, dtype="uint32")
+      lambda v, i: model.views(v, i, 2),
+      variables,
+      jnp.arange(3, dtype="uint32"),
     )
     assert shown.images.shape == (3, 2, 28, 28, 1)
     assert shown.latents.shape[:2] == (3, 2) and shown.labels.shape == (3,)

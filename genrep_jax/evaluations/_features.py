@@ -148,7 +148,15 @@ def said(cfg, dataset, protocol: str) -> str:
 
 
 def of_features(
-  cfg, dataset, model: contracts.Model, mesh, measure, *, headline, about
+  cfg,
+  dataset,
+  model: contracts.Model,
+  mesh,
+  measure,
+  *,
+  headline,
+  about,
+  metrics=None,
 ) -> contracts.Evaluation:
   """Makes an evaluation of frozen features.
 
@@ -161,6 +169,7 @@ def of_features(
       features float32 [N f] and labels int [N] of either split.
     headline: see contracts.Evaluation.
     about: the protocol; the data set is added.
+    metrics: {metric: one sentence}.
   """
 
   def run(variables):
@@ -170,6 +179,7 @@ def of_features(
     run=run,
     headline=headline,
     about=said(cfg, dataset, about),
+    metrics=metrics or {},
   )
 
 

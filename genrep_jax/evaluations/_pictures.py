@@ -7,7 +7,7 @@ import numpy as np
 from genrep_jax.lib import contracts, figures, images as images_lib, pictures
 
 _QUERIES, _NEIGHBORS = 12, 5
-_MAP_CELLS, _MAP_IMAGES, _MAP_PX = 28, 2000, 26
+_MAP_CELLS, _MAP_IMAGES, _MAP_PX = 28, 1200, 26
 _RIGHT, _WRONG, _QUERY = (0, 150, 90), (200, 60, 40), (90, 90, 90)
 _FRAME_PX = 2
 
@@ -118,7 +118,7 @@ def plane(features: np.ndarray) -> np.ndarray:
     init="pca",
     perplexity=min(30.0, (len(x) - 1) / 3),
     random_state=0,
-    max_iter=500,
+    max_iter=300,
     n_jobs=1,
   )
   return made.fit_transform(components.astype(np.float32))
@@ -147,9 +147,9 @@ def _draw_neighbors(train, judged, nearest, path):
   half = -(-len(rows) // 2)
   blank = [np.full_like(rows[0][0], 255)] * len(rows[0])
   rows += [blank] * (2 * half - len(rows))
-  rows = [rows[i] + rows[half + i] for i in range(half)]
+  rows = [rows[i] + blank[:1] + rows[half + i] for i in range(half)]
   images = images_lib.from_uint8(np.array(rows))
-  scale = max(1, 48 // images.shape[2])
+  scale = max(1, 72 // images.shape[2])
   pictures.save_png(path, pictures.grid(images, scale=scale))
 
 

@@ -64,6 +64,12 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
   return contracts.Evaluation(
     run=run,
     headline="kmeans_accuracy",
+    metrics={
+      "kmeans_accuracy": "Share of the images in the cluster that is matched "
+      "with their class (Hungarian).",
+      "kmeans_nmi": "Information that clusters and classes share, 0 to 1.",
+      "kmeans_ari": "Pairs of images that both put together, beyond chance.",
+    },
     about=_features.said(
       cfg,
       dataset,

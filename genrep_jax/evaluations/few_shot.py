@@ -78,6 +78,12 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     headline=f"few_shot_ridge{cfg.shots[-1]}_accuracy",
     about=f"ridge (l2 = {cfg.l2:g}) and prototypes from "
     f"{', '.join(map(str, cfg.shots))} images a class, {cfg.draws} draw(s)",
+    metrics={
+      "few_shot_ridge*": "Accuracy of ridge regression on so many images of "
+      "each class, mean (and deviation) of the draws.",
+      "few_shot_prototype*": "Accuracy of the nearest class mean by cosine, "
+      "likewise.",
+    },
   )
 
 

@@ -128,6 +128,10 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
   return contracts.Evaluation(
     run=run,
     headline=f"finetune_{name}_accuracy",
+    metrics={
+      "finetune_*": "Accuracy after training encoder and head on few labeled "
+      "images, mean (and deviation) of the draws."
+    },
     about=_features.said(
       cfg,
       dataset,

@@ -127,6 +127,21 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     about=f"logistic regression, l2 of the smallest {cfg.folds}-fold "
     "cross-entropy on training images, preconditioned along all principal "
     f"axes, of over {_ALL_AXES} features the first {_SOME_AXES}",
+    metrics={
+      "linear_accuracy": "Share of the images whose class a linear classifier "
+      "of frozen features tells.",
+      "linear_nll": "Mean cross-entropy of its probabilities, in nats.",
+      "linear_ece15": "Calibration error: mean gap of confidence and accuracy "
+      "over 15 bins of confidence.",
+      "linear_scaled_ece15": "The same after dividing logits by the "
+      "temperature.",
+      "linear_temperature": "Divisor of logits that fits held-out training "
+      "images best; above 1: the probe is too sure.",
+      "linear_cv_*": "Of held-out training images, at the chosen l2.",
+      "linear_l2": "The regularizer that was chosen.",
+      "linear_gradient_norm": "How far the solver was from the optimum.",
+      "linear_principal_axes": "Axes that its preconditioner knew.",
+    },
   )
 
 

@@ -212,6 +212,13 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
   return contracts.Evaluation(
     run=run,
     headline=f"{name}_accuracy",
+    metrics={
+      f"{name}_accuracy": "Share of the images that the chosen head gets "
+      "right.",
+      f"{name}_learning_rate": "Of the head that was chosen on held-out "
+      "training images.",
+      f"{name}_held_out_accuracy": "Its accuracy there.",
+    },
     about=_features.said(
       cfg,
       dataset,

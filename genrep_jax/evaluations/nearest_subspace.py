@@ -59,6 +59,10 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     measure,
     headline=f"subspace{cfg.components}_pca_accuracy",
     about=f"nearest subspace of {cfg.components} directions a class",
+    metrics={
+      "subspace*": "Accuracy of the class whose principal directions leave the "
+      "least of a feature over."
+    },
   )
 
 

@@ -91,6 +91,11 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
   return contracts.Evaluation(
     run=run,
     headline=f"ood_knn{cfg.k}_auroc",
+    metrics={
+      "ood_*": "How well strange images are told from test images, by the "
+      "cosine to a training image or by Mahalanobis' distance; fpr95: share of "
+      "strange ones let in where 95 % of the others are."
+    },
     about=_features.said(
       cfg,
       dataset,

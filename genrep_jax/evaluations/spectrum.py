@@ -10,7 +10,7 @@ Formulas run on the host in float64.
 import numpy as np
 
 from genrep_jax.evaluations import _features, _generated
-from genrep_jax.lib import contracts, options
+from genrep_jax.lib import contracts, figures, options
 
 _CHUNK = 8192  # rows that a factorization takes at a time
 
@@ -93,8 +93,32 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     if np.isfinite(alpha):
       yield f"alpha_req_{protocol}", alpha
 
+  def pictures(variables):
+    values = covariance_eigenvalues(features(variables))
+    points = [
+      (i + 1, value / values[0], 0.0)
+      for i, value in enumerate(values)
+      if value > 1e-12 * values[0]
+    ]
+    # Of very many, those that can be told apart on a logarithmic axis.
+    places = np.unique(np.geomspace(1, max(len(points), 1), 200).astype(int))
+    panel = figures.Panel(
+      "Spectrum of the features' covariance",
+      "index",
+      "eigenvalue / the largest",
+      [("eigenvalues", [points[i - 1] for i in places if points])],
+      log_y=True,
+    )
+    return {
+      "eigenvalues": contracts.Picture(
+        "a flat curve uses all directions, a steep one few",
+        lambda path: figures.line_plot(path, panel),
+      )
+    }
+
   return contracts.Evaluation(
     run=run,
+    pictures=pictures,
     headline=f"rankme_{protocol}",
     requires=frozenset({"encode"} if real else {"encode", "views"}),
     unit="",

@@ -75,6 +75,12 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     headline="svm_voc07_map_area",
     about="linear SVMs of squared hinge loss, C of 26 by 3-fold AP, mean of "
     "the area under precision's envelope",
+    metrics={
+      "svm_voc07_map_area": "Mean over classes of the area under precision's "
+      "envelope (VISSL, GenRep).",
+      "svm_voc07_map_11point": "Mean over classes of precision at 11 recalls "
+      "(VOC 2007's own); not comparable with the area.",
+    },
   )
 
 

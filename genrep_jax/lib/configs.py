@@ -52,7 +52,8 @@ def load(path: str, overrides=()) -> ml_collections.ConfigDict:
     path: a Python file with `get_config()`; "file.py:text" calls
       `get_config("text")`.
     overrides: strings "a.b=value". Overriding a plug-in's `name` starts that
-      entry afresh from the new plug-in's defaults.
+      entry afresh from the new plug-in's defaults. "evaluations.X.name=lidar"
+      adds an evaluation, and "evaluations.X.name=" takes it out.
 
   Returns:
     The resolved config, locked.
@@ -305,8 +306,18 @@ def _get(config, path):
 
 
 def _rename(config, path, name):
-  """Starts an entry afresh under another name; `complete` fills it in."""
+  """Starts an entry afresh under another name; `complete` fills it in.
+
+  An evaluation that there is not yet is added; one without a name goes.
+  """
   entry = _get(config, path)
+  if _is_evaluation(path) and not (entry and name):
+    with config.evaluations.unlocked():
+      if name:
+        config.evaluations[path.split(".")[1]] = {"name": name}
+      elif entry is not None:
+        del config.evaluations[path.split(".")[1]]
+    return
   if entry is None:  # a default that the file does not mention
     room = next((r for r in contracts.ROOMS.values() if r.path == path), None)
     if room is None or "." in path:
@@ -322,8 +333,19 @@ def _rename(config, path, name):
         entry.name = name
 
 
+def _is_evaluation(path):
+  room, _, label = path.partition(".")
+  return room == "evaluations" and label and "." not in label
+
+
 def _apply(config, pairs):
   for key, word in pairs:
+    if (
+      not word
+      and key.endswith(".name")
+      and _is_evaluation(key[: -len(".name")])
+    ):
+      continue  # it is gone
     found = {leaf.key: leaf for leaf in leaves(config)}
     if key not in found:
       _unknown(config, key, found)
