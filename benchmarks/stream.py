@@ -9,8 +9,8 @@ peak of the process's memory. --crop=device feeds whole images.
 
 `--loader torchvision` times torch's DataLoader over torchvision's ImageFolder
 on the same files with the same crops instead (RandomResizedCrop, flip; twice),
-with --workers processes: in an environment that has torch and torchvision; JAX is
-not needed. Run both in one sitting, on an idle machine.
+with --workers processes: in an environment that has torch and torchvision. JAX
+is not needed. Run both in one sitting, on an idle machine.
 """
 
 import argparse
