@@ -49,6 +49,12 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
   """
   dataset = _features.load(cfg, model) if cfg.classes else None
   headline = f"view_cosine_{cfg.samples}"
+  if not model.sigma_varies:
+    options.refuse(
+      "evaluations.sigmas",
+      tuple(cfg.sigmas),
+      "an experiment whose views.latent has sigma, which is varied",
+    )
 
   def run(variables):
     cosines = []

@@ -390,12 +390,14 @@ class Model:
       all but the first two static: drawn as in training, of other anchors.
       Without `latent`, every view is of the anchor itself; without `pixel`,
       T_x is left out; `sigma` replaces T_z's own. None: nothing is rendered.
+    sigma_varies: T_z has a sigma that `views` can replace.
     channels: c of the images.
   """
 
   encode: Callable[[Tree, Array], Array] | None = None
   generate: Callable[[Tree, Array], tuple[Array, Array]] | None = None
   views: Callable[..., Judged] | None = None
+  sigma_varies: bool = True
   channels: int | None = None
 
 

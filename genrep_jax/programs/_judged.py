@@ -8,7 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from genrep_jax.lib import contracts, options, plugins, rng
+from genrep_jax.lib import contracts, plugins, rng
 
 
 def offered(run) -> dict:
@@ -22,6 +22,7 @@ def offered(run) -> dict:
   return {
     "generate": functools.partial(_generate, run),
     "views": functools.partial(_views, run),
+    "sigma_varies": "sigma" in run.config.views.latent,
   }
 
 
@@ -97,10 +98,6 @@ def _latent_view(run, variables, sigma):
     view = run.latent_view
   else:
     entry = run.config.views.latent.copy_and_resolve_references()
-    if "sigma" not in entry:
-      options.refuse(
-        "views.latent.name", entry.name, "views with sigma, which is varied"
-      )
     with entry.unlocked():
       entry.sigma = float(sigma)
     view = plugins.make("views/latent", entry, run.source.generator)
