@@ -19,7 +19,7 @@ def get_config():
   c.cpu_devices = 2  # two cores: a step takes 134 ms instead of 209
   c.generator.update(common.EMBEDDED)
   c.views.latent.name = "gaussian"
-  c.views.latent.sigma = 0.7
+  c.views.latent.sigma = 0.5
   c.views.pixel.name = "genrep"
   c.views.pixel.crop_px = 0  # 28, as the images
   c.views.pixel.scale = (0.5, 1.0)  # milder than GenRep's 0.2: small images

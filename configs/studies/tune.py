@@ -23,13 +23,13 @@ def get_config():
   c = common.get_study(
     "The quick start's settings, by the selection split",
     (
-      ("as it is: sigma 0.7, tau 0.2, area 0.5", ()),
-      ("sigma 0.5", ("views.latent.sigma=0.5",)),
-      ("sigma 1.0", ("views.latent.sigma=1.0",)),
-      ("tau 0.1", ("objective.temperature=0.1",)),
-      ("tau 0.4", ("objective.temperature=0.4",)),
-      ("area 0.3", ("views.pixel.scale=(0.3, 1.0)",)),
-      ("learning rate 3e-3", ("optimizer.learning_rate=3e-3",)),
+      ("sigma 0.5, tau 0.2", ("views.latent.sigma=0.5",)),
+      ("sigma 0.7, tau 0.2", ("views.latent.sigma=0.7",)),
+      ("sigma 1.0, tau 0.2", ("views.latent.sigma=1.0",)),
+      (
+        "sigma 0.7, tau 0.1",
+        ("views.latent.sigma=0.7", "objective.temperature=0.1"),
+      ),
     ),
   )
   c.study.rows = tuple(
