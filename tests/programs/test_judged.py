@@ -56,13 +56,15 @@ def test_what_is_left_out_does_not_vary(offered):
 
 
 def test_sigma_is_that_of_the_view(offered):
-  _, views, _ = offered
+  run, views, _ = offered
   anchors = views(range(32), 1, latent=False, pixel=False).latents
   own = views(range(32), 4, pixel=False).latents - anchors
   for sigma in (0.1, 0.7, 2.0):
     moved = views(range(32), 4, pixel=False, sigma=sigma).latents - anchors
-    # The same draws, scaled: the config's own is 0.7.
-    np.testing.assert_allclose(moved / sigma, own / 0.7, atol=2e-5)
+    # The same draws, scaled.
+    np.testing.assert_allclose(
+      moved / sigma, own / run.config.views.latent.sigma, atol=2e-5
+    )
 
 
 def test_generated_images_are_the_generators(offered):
