@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genrep_jax.lib import contracts, images, rng
+from genrep_jax.lib import contracts, images, options, rng
 
 
 def index(given: contracts.Given, step) -> contracts.Draws:
@@ -49,6 +49,18 @@ def real(draws: contracts.Draws, frozen) -> jax.Array:
   return images.from_uint8(frozen["images"][draws["row"]])[:, None]
 
 
+def check_size(given: contracts.Given, size: int, what: str) -> None:
+  """Refuses a set that one batch would have to show twice.
+
+  Args:
+    given: has the batch.
+    size: of the set.
+    what: it is, in words.
+  """
+  if size < given.batch:
+    options.refuse("global_batch", given.batch, f"at most the {size} {what}")
+
+
 def classes_of(dataset: contracts.Dataset) -> int:
   """How many classes labels are of; 0 where an image can have several."""
   return dataset.num_classes if dataset.train.labels.ndim == 1 else 0
@@ -68,6 +80,9 @@ def frozen_of(given: contracts.Given, resident: bool = True) -> dict:
       frozen["latents"] = given.latents
   if given.dataset is not None:
     split = given.dataset.train
+    check_size(
+      given, len(split.labels), f"training images of {given.dataset.name}"
+    )
     if resident:
       frozen["images"] = np.asarray(split.images)
     single = classes_of(given.dataset) > 0

@@ -80,6 +80,7 @@ def make(cfg, given: contracts.Given) -> contracts.Source:
   )
   shape = read_one(groups[0][0]).shape
   size = len(groups)
+  _draws.check_size(given, size, f"groups in {cfg.data_dir}")
   pools = np.array([len(files) - anchored for files in groups])
 
   def order(index):

@@ -130,7 +130,7 @@ def test_bad_folders_are_one_line(tmp_path):
 
   def refused(message, root=good, *overrides):
     with pytest.raises(errors.UsageError, match=re.escape(message)) as error:
-      source(root, *overrides)
+      source(root, *overrides, batch=2)
     assert "\n" not in str(error.value)
 
   refused("allowed: a folder", "/nowhere")
@@ -144,11 +144,13 @@ def test_bad_folders_are_one_line(tmp_path):
   refused("000 has 2 image(s); allowed: at least 3", good, "views.num_views=3")
   mixed = shutil.copytree(good, tmp_path / "mixed")
   Image.new("L", (9, 9)).save(mixed / "001" / "00.png")
-  one = source(mixed)
+  with pytest.raises(errors.UsageError, match="at most the 2 groups in"):
+    source(mixed)
+  one = source(mixed, batch=2)
   with pytest.raises(errors.UsageError, match="001/00.png is .9, 9, 1.* but"):
-    seen(one, 1)
-  seen(source(mixed, "source.image_px=6"), 1)
+    seen(one, 1, 2)
+  seen(source(mixed, "source.image_px=6", batch=2), 1, 2)
   broken = shutil.copytree(good, tmp_path / "broken")
   (broken / "001" / "01.png").write_bytes(b"no image")
   with pytest.raises(errors.UsageError, match="001/01.png"):
-    seen(source(broken), 1)
+    seen(source(broken, batch=2), 1, 2)

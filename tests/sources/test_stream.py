@@ -175,6 +175,15 @@ def test_crops_cut_while_decoding_are_those_of_the_devices(lazy, monkeypatch):
   assert run.program.feed.shapes["images"].shape == (16, 2, 14, 14, 1)
 
 
+@pytest.mark.parametrize("name", ["array", "stream", "mix"])
+def test_a_set_smaller_than_a_batch_is_refused(name):
+  made = config(name, "global_batch=8192")
+  with pytest.raises(
+    errors.UsageError, match="global_batch: given 8192; .* most the 5000 train"
+  ):
+    _ = support.open_run(made).source
+
+
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
