@@ -94,7 +94,7 @@ def make(cfg, model, mesh) -> contracts.Evaluation:
     f"T = {cfg.temperature:g}",
   )
   metrics = {
-    "knn*": "share of the images whose class the nearest training images "
+    "knn*": "Share of the images whose class the nearest training images "
     "vote for, weighted by exp(cosine / T)"
   }
   return dataclasses.replace(made, metrics=metrics, pictures=pictures)

@@ -17,7 +17,11 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62em;
 h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
 table { border-collapse: collapse } td, th { padding: .3em .9em;
   text-align: left; border-bottom: 1px solid #ddd }
-td.figure, th.figure { text-align: right; font-variant-numeric: tabular-nums }
+td.figure, th.figure { text-align: right; white-space: nowrap;
+  font-variant-numeric: tabular-nums }
+.wide { overflow-x: auto } td:first-child { min-width: 9em }
+td code { overflow-wrap: anywhere }
+@media (max-width: 40em) { td, th { padding: .3em .4em } }
 tr.run { font-weight: 600; background: #eef4fb }
 img { max-width: 100% } .pixels img { image-rendering: pixelated }
 code, pre { background: #f5f5f5; font-size: .85em }
@@ -83,22 +87,25 @@ def write(workdir, summary: Mapping[str, Any]) -> pathlib.Path:
     figures.line_plot(workdir / "curves.png", *panels)
   table = results.Table(summary["columns"], summary["rows"])
   curves, space = _picture(workdir, "curves.png", "over the steps", _MOST_BYTES)
-  pictures = ""
+  pictures = {True: "", False: ""}
+  entries = tuple(f"{entry}_" for entry in summary["about"])
   for name, text in summary["pictures"].items():
     one, space = _picture(workdir, name, text, space)
-    pictures += one
+    pictures[name.startswith(entries)] += one
   seconds = ", ".join(f"{k} {v:.1f} s" for k, v in summary["seconds"].items())
   about = [f"{entry}: {text}" for entry, text in summary["about"].items()]
   files.write_text(
     workdir / "report.html",
     f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{_text(summary["title"])}</title><style>{_STYLE}</style></head>
 <body><h1>{_text(summary["title"])}</h1>
-<h2>Results</h2>{results.html_table(table)}
+<h2>Results</h2><div class="wide">{results.html_table(table)}</div>
 <p>Rows marked <i>run</i> were computed by this run; rows marked
 <i>recorded</i> were measured earlier, mean ± standard deviation over the seeds
 named.</p>{"".join(f"<p>{_text(line)}</p>" for line in about)}
-<h2>Pictures</h2><div class="pixels">{pictures}</div>
+<h2>Pictures</h2><div class="pixels">{pictures[False]}</div>
+{"<h2>What the features show</h2>" * bool(pictures[True])}{pictures[True]}
 <h2>Training</h2>{curves}
 <p>{_text(seconds)}</p>
 {_metrics(summary)}
@@ -187,7 +194,8 @@ def _metrics(summary) -> str:
     f"<td class=figure>{value:.6g}</td><td>{_text(sentence(name))}</td></tr>"
     for name, value in summary.get("results", {}).items()
   )
-  return f"<h2>All metrics</h2><table>{lines}</table>" * bool(lines)
+  table = f'<h2>All metrics</h2><div class="wide"><table>{lines}</table></div>'
+  return table * bool(lines)
 
 
 def _pairs(values) -> str:
