@@ -65,7 +65,9 @@ def test_a_cpu_split_in_two_does_not_wait_for_itself_for_ever(tmp_path):
     *("cpu_devices=2", "total_steps=300", "log_every_steps=300"),
     *("checkpoint.every_steps=300", "report.baselines=False"),
     "evaluations.knn.train_limit=200",
+    "evaluations.knn.test_limit=200",
     "evaluations.linear.train_limit=200",
+    "evaluations.linear.test_limit=200",
     devices=0,
     timeout=200,
   )

@@ -32,7 +32,9 @@ TINY = [text for text in support.TINY if not text.startswith("generator.")] + [
   "checkpoint.every_steps=2",
   "writers.tensorboard=False",
   "evaluations.knn.train_limit=200",
+  "evaluations.knn.test_limit=200",
   "evaluations.linear.train_limit=200",
+  "evaluations.linear.test_limit=200",
   "evaluations.linear.l2=(0.001,)",
   "evaluations.linear.max_iterations=10",
 ]
