@@ -71,6 +71,7 @@ SMALL = {
   ("evaluations", "few_shot"): {"shots": (1, 5)},
   ("evaluations", "finetune"): {"labels_per_class": 2, "epochs": 1},
   ("evaluations", "svm"): None,  # wants several labels an image
+  ("sources", "groups"): None,  # wants a folder
 }
 # Options of a generator whose default has edges: no finite difference there.
 SMOOTH = {
@@ -372,6 +373,8 @@ def test_schedule(name):
 
 @every("sources")
 def test_source(name):
+  if SMALL.get(("sources", name), {}) is None:
+    pytest.skip("see tests/sources")
   run = support.open_run(support.tiny(f"source.name={name}"))
   source, frozen = run.source, run.source.frozen
   if source.feed is not None:
