@@ -44,7 +44,7 @@ def tiny_words(workdir, *overrides, config=QUICKSTART):
     (["data.name=mnist"], ["mnist", "fashion_mnist"]),
     (["optimizer.name=sdg"], ["sdg", "sgd", "adamw", "lars"]),
     (["schedule.name=cosin"], ["cosin", "cosine"]),
-    (["source.name=real"], ["real", "array, generator, mix"]),
+    (["source.name=real"], ["real", "array, generator, groups, mix"]),
     (
       ["source.name=mix", "source.mix_ratio=1.5"],
       ["source.mix_ratio: given 1.5", "0..1"],
