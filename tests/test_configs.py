@@ -45,7 +45,7 @@ def imagenet(tmp_path_factory):
 
 def of_imagenet(path, root):
   """Overrides of a config of ImageNet: the folder, and thin networks."""
-  overrides = [f"data.data_dir={root}"]
+  overrides = [f"data.data_dir={root}", "global_batch=128"]
   name = configs.load(str(path)).generator.name
   if name:
     overrides += ["generator.weights=", "generator.ch=4"]
@@ -54,7 +54,20 @@ def of_imagenet(path, root):
   return overrides
 
 
-@pytest.mark.parametrize("path", PATHS, ids=label)
+def parametrize(paths, slow):
+  """Parametrizes over configs; those that `slow` says run with --slow."""
+  marked = [
+    pytest.param(
+      path,
+      id=label(path),
+      marks=[pytest.mark.slow] if slow(label(path)) else [],
+    )
+    for path in paths
+  ]
+  return pytest.mark.parametrize("path", marked)
+
+
+@parametrize(PATHS, lambda name: name.startswith("imagenet100/b"))
 def test_it_builds(path, request):
   config = configs.load(str(path))
   if config.job == "study":
@@ -85,16 +98,9 @@ def test_it_builds(path, request):
     assert program.facts["generator sha256"] == config.generator.sha256
 
 
-@pytest.mark.parametrize(
-  "path",
-  [
-    pytest.param(
-      path, marks=() if label(path) == "imagenet/simclr" else pytest.mark.slow
-    )
-    for path in PATHS
-    if path.parent.name.startswith("imagenet")
-  ],
-  ids=label,
+@parametrize(
+  [path for path in PATHS if path.parent.name.startswith("imagenet")],
+  lambda name: name != "imagenet/simclr",
 )
 def test_the_rows_of_imagenet_run(path, imagenet, tmp_path):
   """Two steps and all evaluations, on images of ImageNet's layout."""

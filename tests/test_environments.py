@@ -291,6 +291,7 @@ def metrics(workdir):
   return [{k: v for k, v in r.items() if k not in timed} for r in rows]
 
 
+@pytest.mark.slow
 def test_what_a_shell_may_have_set_changes_no_bit(tmp_path):
   for name, variables in {"plain": {}, "odd run:x": HARMLESS}.items():
     words = ["--config", str(support.ROOT / "configs" / "quickstart.py")]

@@ -30,6 +30,7 @@ BROUGHT = {"absl", "scipy", "jaxlib", "ml_dtypes"}
 # Imported lazily, and installed by whoever asks for the feature.
 BY_REQUEST = {
   "skimage",
+  "sklearn",
   "torch",
   "tensorflow",
   "wandb",

@@ -58,6 +58,7 @@ def test_start_banner_says_what_runs(finished):
   assert re.search(r"step 5/10 50% loss [\d.]+ views/s [\d?]+ ETA", printed)
 
 
+@pytest.mark.slow
 def test_a_cpu_split_in_two_does_not_wait_for_itself_for_ever(tmp_path):
   """With steps in flight and one thread a core, it did within 200 steps."""
   done = support.main(

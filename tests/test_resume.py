@@ -67,7 +67,13 @@ def whole(tmp_path_factory):
   return workdir
 
 
-@pytest.mark.parametrize("stop", [6, 10], ids=["inside_a_log", "at_a_log"])
+@pytest.mark.parametrize(
+  "stop",
+  [
+    pytest.param(6, id="inside_a_log"),
+    pytest.param(10, id="at_a_log", marks=pytest.mark.slow),
+  ],
+)
 def test_some_steps_then_a_new_process_equal_twenty(stop, whole, tmp_path):
   half = support.main(tmp_path, *QUICK, f"stop_at_step={stop}")
   assert half.returncode == errors.EXIT_PREEMPTED, half.stderr

@@ -122,7 +122,6 @@ def commands(
         *passed,
         f"seed={seed}",
         f"title={name}",
-        "report.pictures=False",
         "report.recorded=",
       ]
       command = [sys.executable, "-m", "genrep_jax.main"]

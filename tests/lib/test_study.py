@@ -59,7 +59,7 @@ def test_commands_name_every_row_and_seed_and_find_their_base(
     *("-m", "genrep_jax.main", "--config", "configs/quickstart.py"),
     *("--workdir", str(pathlib.Path("w/a_b/seed1")), "--config.k=v"),
     *("--config.total_steps=7", "--config.seed=1", "--config.title=a b"),
-    *("--config.report.pictures=False", "--config.report.recorded="),
+    "--config.report.recorded=",
   ]
   # From another folder: above the study's file, or in this repository.
   monkeypatch.chdir(tmp_path)

@@ -399,6 +399,7 @@ def test_export_is_what_the_average_draws(played, tmp_path):
   assert np.abs(lagging - trained).mean() > 0.02
 
 
+@pytest.mark.slow
 def test_every_job_works_on_a_game(tmp_path, capsys, monkeypatch):
   words = ["--config", toy.__file__, "--workdir", str(tmp_path)]
   words += [

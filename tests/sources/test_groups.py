@@ -64,7 +64,7 @@ def test_a_group_is_seen_once_an_epoch_and_views_are_of_one_group(tmp_path):
 
 
 def test_what_is_fed_is_a_function_of_seed_number_and_position(tmp_path):
-  root = folder(tmp_path, [3, 4, 5, 3])
+  root = folder(tmp_path, [3, 4, 5, 3, 2, 2, 3, 4])
   whole = source(root).feed.read(5, np.arange(4))["images"]
   again = source(root).feed.read(5, np.array([3, 1]))["images"]
   np.testing.assert_array_equal(again, whole[[3, 1]])

@@ -80,7 +80,7 @@ def train(tmp_path, name, *overrides, devices=2):
 
 @pytest.mark.parametrize(
   "overrides",
-  [(), ("steps_per_call=2",)],
+  [pytest.param((), marks=pytest.mark.slow), ("steps_per_call=2",)],
   ids=["a step a call", "two steps a call"],
 )
 def test_a_streamed_run_is_the_resident_run(tmp_path, overrides):
