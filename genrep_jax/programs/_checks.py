@@ -5,6 +5,7 @@ Then on one small batch (`probe`), before the first step: values, and that a row
 depends on nothing but itself. What is wrong is one line that names the plug-in.
 """
 
+import functools
 import numbers
 import random
 
@@ -212,7 +213,8 @@ def probe(run, encode, variables, frozen) -> None:
     PluginError: names the plug-in, what it gave and what is allowed.
   """
 
-  @jax.jit
+  # Replicated: what is fed is spread over all processes.
+  @functools.partial(jax.jit, out_shardings=run.replicated)
   def parts(variables, frozen):
     out = {}
     index = jnp.arange(_PROBED, dtype=jnp.uint32)
