@@ -3,7 +3,7 @@
 #
 # usage: bash launch/test.sh [--slow] [pytest arguments]
 #
-# Without --slow: what two CPU cores run in five to twelve minutes. With it: all.
+# Without --slow: what two CPU cores run in eleven to nineteen minutes. With it: all.
 # Examples: bash launch/test.sh tests/lib -x
 #           bash launch/test.sh --slow -k compile_for
 

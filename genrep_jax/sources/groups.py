@@ -61,7 +61,10 @@ def make(cfg, given: contracts.Given) -> contracts.Source:
     UsageError: no such folder, no groups, groups of too few images, images of
       several sizes with image_px = 0, or none that can be read.
   """
-  names, groups, labels = _LAYOUTS[cfg.layout](_folder(cfg))
+  try:
+    names, groups, labels = _LAYOUTS[cfg.layout](_folder(cfg))
+  except OSError as error:
+    raise errors.UsageError(f"source.data_dir: {error}") from error
   if not groups:
     options.refuse(
       "source.data_dir", cfg.data_dir, f"a folder of groups, as {cfg.layout!r}"

@@ -66,6 +66,8 @@ def main(argv) -> int:
       raise errors.UsageError(
         f"--{name}: given {getattr(flags, name)}; allowed: at least {least}"
       )
+  for path in filter(None, (flags.out, flags.picture)):
+    _cli.check_writable(pathlib.Path(path).parent)
   found = compare(methods, flags)
   if flags.out:
     files.write_json(flags.out, found)

@@ -119,12 +119,15 @@ def test_a_run_does_not_differ_from_itself(encoders, few, tmp_path):
     (["A", "B", "--draws", "9"], "--draws: given 9; allowed: at least 100"),
     (["A", "B", "--k", "401"], "--k: given 401; allowed: at most the 400"),
     (["A", "B", "--data", "fashion"], "--data"),
+    (["A", "B", "--out", "/proc/none/x.json"], "/proc/none"),
+    (["A", "B", "--picture", "/proc/none/x.png"], "/proc/none"),
+    (["A", "B", "--data_dir", "/nowhere"], "data_dir"),
   ],
 )
 def test_bad_input_is_one_line(
   encoders, request, words, message, capsys, monkeypatch
 ):
-  if "--data" not in words:
+  if not any(word.startswith("--data") for word in words):
     request.getfixturevalue("few")
   words = [str(encoders.get(word.lower(), word)) for word in words]
   assert message in support.refused(compare.main, words, capsys, monkeypatch)
