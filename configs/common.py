@@ -92,12 +92,13 @@ CONDITIONAL = tuple(
 
 
 def get_study(title: str, rows, **options) -> ml_collections.ConfigDict:
-  """Returns a study of the quick start within STUDY_BUDGET, three seeds.
+  """Returns a study of the quick start within STUDY_BUDGET.
 
   Args:
     title: name of the study.
     rows: ((name, overrides of the quick start), ...).
-    **options: of `study`: curves, levels, x_label, log_x.
+    **options: of `study`: seeds (three if not given), curves, levels, x_label,
+      log_x.
   """
   c = get_config()
   c.job = "study"

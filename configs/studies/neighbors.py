@@ -10,7 +10,7 @@ anchors are visited 32 times each; a visit draws from the anchor's pool.
 
 from configs import common
 
-POOLS = (1, 2, 5, 20)
+POOLS = (1, 4, 20)
 SET = ("sampler.num_anchors=3200",)
 FOUR_VIEWS = (
   "views.num_views=4",
@@ -21,7 +21,7 @@ FOUR_VIEWS = (
 
 
 def get_config():
-  """Four pools and no pool, by pairs; four views at once from 20."""
+  """Three pools and no pool, by pairs; four views at once from 20."""
   rows = [
     (
       f"{pool} neighbor{'s' * (pool > 1)}",

@@ -11,11 +11,11 @@ updates. As in its data sets, an anchor has one stored neighbor; every row sees
 
 from configs import common
 
-ANCHORS = (800, 3200, 12800, 51200, 102400)
+ANCHORS = (400, 3200, 25600, 102400)
 
 
 def get_config():
-  """Five sizes of a virtual data set, with T_z and without."""
+  """Four sizes of a virtual data set, with T_z and without."""
   rows, curves = [], []
   for curve, overrides in (
     ("T_z + T_x", ("views.num_neighbors=1",)),

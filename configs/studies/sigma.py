@@ -11,12 +11,12 @@ T_x; sigma = 0 is T_z "none". Docs: docs/reproduce.md.
 
 from configs import common
 
-SIGMAS = (0.0, 0.2, 0.4, 0.7, 1.0, 1.4, 2.0)
+SIGMAS = (0.0, 0.25, 0.5, 1.0, 2.0)
 CURVES = (("T_z + T_x", ()), ("T_z only", common.NO_PIXEL_VIEW))
 
 
 def get_config():
-  """Seven sigmas, with and without T_x."""
+  """Five sigmas, with and without T_x."""
   rows, curves = [], []
   for curve, overrides in CURVES:
     points = []
