@@ -65,7 +65,7 @@ def ours(side):
     return decoding.decode(content, 3, image_px=side)
 
   def crop(content, box):
-    return decoding.decode(content, 3, image_px=side, box=box)
+    return decoding.decode(content, 3, image_px=side, boxes=[box])
 
   return whole, crop
 

@@ -217,7 +217,7 @@ def load(
     rows = np.array([at[key] for key in names], np.int64)
     made[split] = split_of(
       cfg,
-      functools.partial(_decode, folder, keys),
+      functools.partial(_source, folder, keys),
       facts,
       rows,
       labels,
@@ -250,12 +250,12 @@ def judge(cfg, where, facts: _index.Facts) -> list[str]:
   return [said + first]
 
 
-def split_of(cfg, decode, facts, rows, labels, where) -> contracts.Split:
+def split_of(cfg, source, facts, rows, labels, where) -> contracts.Split:
   """Makes a split of images that are known.
 
   Args:
     cfg: an entry with `options_of`.
-    decode: see `_lazy.Images`.
+    source: see `_lazy.Images`.
     facts: of images.
     rows: int [N], which of them.
     labels: int [N] or bool [N k].
@@ -282,7 +282,7 @@ def split_of(cfg, decode, facts, rows, labels, where) -> contracts.Split:
       "data.image_px"
     )
   images = _lazy.Images(
-    decode,
+    source,
     rows,
     sizes,
     facts.digests[rows],
@@ -314,8 +314,9 @@ def dataset(name, class_names, made) -> contracts.Dataset:
   )
 
 
-def _decode(folder, keys, row, channels, **how):
-  return decoding.decode(f"{folder}/{keys[row]}", channels, **how)
+def _source(folder, keys, row):
+  path = f"{folder}/{keys[row]}"
+  return path, path
 
 
 def _stamp(path) -> tuple[int, int]:

@@ -6,16 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from genrep_jax.lib import decoding, errors
-
-_CHUNK = 4096  # images under way at once
+from genrep_jax.lib import decoders, errors
 
 
 class Images:
   """Encoded images that look like uint8 [N h w c].
 
   `images[rows]` decodes rows (an int, a slice, int [n] or bool [N]) by the
-  threads of `decoding.pool`, `numpy.asarray(images)` decodes all, and
+  processes of `decoders`, `numpy.asarray(images)` decodes all, and
   `images.at(rows)` none: it is a part of them, as lazy as they are.
 
   Attributes:
@@ -32,7 +30,7 @@ class Images:
 
   def __init__(
     self,
-    decode: Callable[..., np.ndarray],
+    source: Callable[[int], tuple],
     rows,
     sizes,
     digests,
@@ -44,16 +42,15 @@ class Images:
     """Makes them.
 
     Args:
-      decode: (row, channels, **how of `decoding.decode`) -> uint8 [h w c], for
-        threads.
-      rows: int [N], what `decode` calls each image.
+      source: row -> (source, name) of `decoding.decode`, for threads.
+      rows: int [N], what `source` calls each image.
       sizes: int [N 2]; with image_px = 0, all equal.
       digests: uint8 [N k], of each image's bytes.
       channels: c.
       image_px: see `decoding.decode`; so is resize_px.
       resize_px: see `decoding.decode`.
     """
-    self._decode, self._rows = decode, np.asarray(rows)
+    self._source, self._rows = source, np.asarray(rows)
     self.sizes, self._digests = np.asarray(sizes), np.asarray(digests)
     self._how = {"image_px": image_px, "resize_px": resize_px}
     self._channels = channels
@@ -76,22 +73,22 @@ class Images:
     return images if dtype is None else images.astype(dtype, copy=False)
 
   def crops(self, rows, boxes, side: int) -> np.ndarray:
-    """Cuts a box out of each image while it is decoded.
+    """Cuts boxes out of each image while it is decoded, once.
 
     Args:
       rows: int [n] or a slice.
-      boxes: [n 4], (top, left, height, width) in pixels, see `sizes`.
-      side: of the result, in pixels.
+      boxes: [n v 4], (top, left, height, width) in pixels, see `sizes`.
+      side: of the results, in pixels.
 
     Returns:
-      uint8 [n side side c], resized (bilinear, antialiased).
+      uint8 [n v side side c], resized (bilinear, antialiased).
     """
     rows = np.arange(len(self))[rows]
     boxes = np.asarray(boxes, np.float64)
     return self._filled(
       rows,
-      (side, side, self._channels),
-      lambda at: {"image_px": side, "box": boxes[at].tolist()},
+      (boxes.shape[1], side, side, self._channels),
+      lambda at: {"image_px": side, "boxes": boxes[at].tolist()},
     )
 
   def at(self, rows) -> "Images":
@@ -99,7 +96,7 @@ class Images:
     rows = np.arange(len(self))[rows]
     how = {**self._how, "channels": self._channels}
     parts = (x[rows] for x in (self._rows, self.sizes, self._digests))
-    return Images(self._decode, *parts, **how)
+    return Images(self._source, *parts, **how)
 
   @property
   def digest(self) -> str:
@@ -108,23 +105,16 @@ class Images:
     return state.hexdigest()
 
   def _filled(self, rows, shape, how):
-    images = np.empty((len(rows), *shape), np.uint8)
-
-    def fill(at):
-      row = self._rows[rows[at]]
-      image = self._decode(row, self._channels, **how(at))
-      if image.shape != shape:
-        raise errors.UsageError(
-          f"data: image {rows[at]} is {image.shape} and was {shape} when it "
-          "was indexed; start anew"
-        )
-      images[at] = image
-
-    if len(rows) == 1:
-      fill(0)
-    else:
-      for start in range(0, len(rows), _CHUNK):
-        at = range(start, min(start + _CHUNK, len(rows)))
-        for _ in decoding.pool().map(fill, at):
-          pass
-    return images
+    try:
+      return decoders.decode(
+        lambda at: self._source(self._rows[rows[at]]),
+        len(rows),
+        shape,
+        self._channels,
+        how,
+      )
+    except decoders.Changed as error:
+      raise errors.UsageError(
+        f"data: image {rows[error.at]} is {error.shape} and was {shape} when "
+        "it was indexed; start anew"
+      ) from error

@@ -99,7 +99,7 @@ def read(cfg, only=None, name: str = ""):
       labels = taken[facts.labels]
       rows = np.flatnonzero(labels >= 0)
       made[split] = _files.split_of(
-        cfg, one.decode, facts, rows, labels[rows], where
+        cfg, one.source, facts, rows, labels[rows], where
       )
   return _files.dataset(name or cfg.dataset, only or classes, made)
 
@@ -212,10 +212,9 @@ class _Records:
   def __len__(self):
     return len(self._source)
 
-  def decode(self, row, channels, **how):
+  def source(self, row):
     """See `_lazy.Images`."""
-    content, _ = self.labeled(row)
-    return decoding.decode(content, channels, name=f"record {row}", **how)
+    return self.labeled(row)[0], f"record {row}"
 
   def labeled(self, row):
     """Returns (encoded image or its pixels, label)."""

@@ -1,13 +1,10 @@
-"""Image files to pixels, whole or a box of them, by threads.
+"""Image files to pixels, whole or boxes of them.
 
 JPEG, PNG, WebP and BMP, told by their first bytes and not by their names. What
 a picture shows is what comes out: turned as its EXIF says, CMYK and palettes as
 RGB, alpha over white, of 16 bits the upper 8. ICC profiles are not read. Gray
 is ITU-R 601 luma. What is animated, truncated, damaged or too large is refused
 in one line; of a camera's multi-picture JPEG the first picture counts.
-
-Pillow releases the interpreter's lock while it decodes and resizes, so threads
-use all cores (benchmarks/decoding.py).
 """
 
 import concurrent.futures
@@ -51,15 +48,18 @@ def is_image(name: str) -> bool:
   return name[:1] != "." and name.lower().endswith(EXTENSIONS)
 
 
+def cores() -> int:
+  """Returns how many cores this process may use."""
+  return len(os.sched_getaffinity(0))
+
+
 @functools.cache
 def pool() -> concurrent.futures.ThreadPoolExecutor:
   """Returns the threads that decode, one for each core of this process.
 
   A task must not wait for another one of these threads.
   """
-  return concurrent.futures.ThreadPoolExecutor(
-    len(os.sched_getaffinity(0)), "decode"
-  )
+  return concurrent.futures.ThreadPoolExecutor(cores(), "decode")
 
 
 def read(path: str | os.PathLike) -> bytes:
@@ -84,7 +84,7 @@ def decode(
   *,
   image_px: int = 0,
   resize_px: int = 0,
-  box=None,
+  boxes=None,
   name: str = "an image",
 ) -> np.ndarray:
   """Decodes an image.
@@ -93,33 +93,35 @@ def decode(
     source: a path, the content of a file, or pixels, uint8 [h w 1 or 3].
     channels: 1 (gray) or 3 (RGB).
     image_px: side of the result; 0: the image as it is.
-    resize_px: without a box, the shorter side after a bicubic resize and before
+    resize_px: without boxes, the shorter side after a bicubic resize and before
       the central square is cut out; 0: image_px. ImageNet's habit is 256 for
       224.
-    box: (top, left, height, width) in pixels of the whole image, as shown: what
-      is cut out and resized to image_px, bilinear with antialiasing. A JPEG is
-      decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that does not
-      enlarge the box.
+    boxes: v times (top, left, height, width) in pixels of the whole image, as
+      shown: what is cut out and resized to image_px, bilinear with
+      antialiasing. A JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its
+      size that enlarges no box.
     name: of the content, for messages.
 
   Returns:
-    uint8 [h w c].
+    uint8 [h w c], of boxes [v h w c].
 
   Raises:
     Unreadable: see the module.
   """
   image, turn, name = _opened(source, name)
   try:
-    if box is not None:
-      picture = _box(image, turn, box, channels, image_px)
+    if boxes is not None:
+      pictures = _boxes(image, turn, boxes, channels, image_px)
     else:
       picture = _converted(image, channels)
       if image_px:
         picture = _center(picture, turn, image_px, resize_px or image_px)
-    pixels = np.asarray(picture)
+      pictures = [picture]
+    pixels = [np.asarray(one) for one in pictures]
   except Exception as error:  # Pillow raises nearly anything over damage
     raise _unreadable(name, error) from error
-  return _turned(pixels.reshape(*pixels.shape[:2], channels), turn)
+  shown = [_turned(x.reshape(*x.shape[:2], channels), turn) for x in pixels]
+  return shown[0] if boxes is None else np.stack(shown)
 
 
 def examine(
@@ -218,15 +220,22 @@ def _stored(box, turn, height, width):
   return top, left, tall, wide
 
 
-def _box(image, turn, box, channels, side):
-  """Cuts a box (as shown) out and resizes it, still turned as stored."""
+def _boxes(image, turn, boxes, channels, side):
+  """Cuts boxes (as shown) out and resizes them, still turned as stored."""
   width, height = image.size
-  top, left, tall, wide = _stored(box, turn, height, width)
+  boxes = [_stored(box, turn, height, width) for box in boxes]
+  tall, wide = (min(box[axis] for box in boxes) for axis in (2, 3))
   most = (math.ceil(width * side / wide), math.ceil(height * side / tall))
   drafted = image.draft(None, most)
   if drafted is not None:
     share = drafted[1][2] / width
-    top, left, tall, wide = (x * share for x in (top, left, tall, wide))
+    boxes = [[x * share for x in box] for box in boxes]
+  return [_cut(image, box, channels, side) for box in boxes]
+
+
+def _cut(image, box, channels, side):
+  """Cuts a box (as stored) out and resizes it."""
+  top, left, tall, wide = box
   width, height = image.size
   x, y = max(0, math.floor(left)), max(0, math.floor(top))
   right, bottom = math.ceil(left + wide), math.ceil(top + tall)

@@ -155,15 +155,15 @@ def test_crops_are_cut_from_the_images_themselves(tmp_path):
   images = make(tmp_path, test_share=0.34).train.images
   sizes = images.sizes.tolist()
   assert set(map(tuple, sizes)) <= {(12, 16), (30, 50)}
-  boxes = [[1, 2, h - 3, w - 5] for h, w in sizes]
+  boxes = [[[1, 2, h - 3, w - 5]] for h, w in sizes]
   cut = images.crops(np.arange(len(images)), boxes, 6)
-  assert cut.shape == (len(images), 6, 6, 3)
+  assert cut.shape == (len(images), 1, 6, 6, 3)
   chosen = [3, 1]
   np.testing.assert_array_equal(
     images.crops(chosen, np.array(boxes)[chosen], 6), cut[chosen]
   )
   # A box of the side's own size is cut out and nothing else.
-  plain = images.crops([0], [[2, 3, 6, 6]], 6)[0]
+  plain = images.crops([0], [[[2, 3, 6, 6]]], 6)[0, 0]
   resident = make(tmp_path, test_share=0.34, image_px=12).train.images
   if sizes[0] == [12, 16]:  # whose center crop is 12 wide, from column 2
     np.testing.assert_array_equal(plain, resident[0][2:8, 1:7])

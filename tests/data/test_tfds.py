@@ -157,7 +157,7 @@ def test_records_that_are_no_images_are_refused_or_skipped(
 def test_crops_and_digests_are_of_the_encoded_images(prepared):
   images = make(dataset="tiny_shapes", data_dir=str(prepared)).train.images
   assert images.sizes.tolist() == [[6, 5]] * 23
-  cut = images.crops([3, 4], [[1, 2, 3, 3], [0, 0, 3, 3]], 3)
+  cut = images.crops([3, 4], [[[1, 2, 3, 3]], [[0, 0, 3, 3]]], 3)[:, 0]
   np.testing.assert_array_equal(cut[0], images[3][1:4, 2:5])
   np.testing.assert_array_equal(cut[1], images[4][:3, :3])
 
@@ -170,7 +170,7 @@ def test_official_names_through_mock_data():
     assert "set data.image_px" in refused(
       dataset="imagenet2012", test_split="validation"
     )
-    crops = dataset.train.images.crops([2], [[4, 5, 8, 8]], 8)
+    crops = dataset.train.images.crops([2], [[[4, 5, 8, 8]]], 8)[:, 0]
     np.testing.assert_array_equal(crops[0], dataset.train.images[2][4:12, 5:13])
   assert dataset.train.images.shape == (11, 32, 32, 3)
   assert dataset.test.labels.shape == (11,)

@@ -56,7 +56,7 @@ def test_every_exif_rotation_against_pillows(kind, turn):
   top, left, tall, wide = 10, 4, 41, 31  # larger than the crop: no draft
   by_hand = shown.crop((left, top, left + wide, top + tall))
   by_hand = by_hand.resize((29, 29), Image.Resampling.BILINEAR)
-  box = decoded(content, image_px=29, box=(top, left, tall, wide))
+  (box,) = decoded(content, image_px=29, boxes=[(top, left, tall, wide)])
   np.testing.assert_allclose(box, np.asarray(by_hand), atol=1)
   center = decoded(content, image_px=33, resize_px=40)
   by_hand = shown.resize(
@@ -106,13 +106,13 @@ def test_draft_mode_is_near_the_whole():
   content = encoded(picture(480, 640), "JPEG", **JPEG)
   for box in ((0, 0, 480, 640), (101, 3, 333, 411), (200, 300, 80, 60)):
     whole = decoded(
-      encoded(Image.open(io.BytesIO(content))), image_px=40, box=box
+      encoded(Image.open(io.BytesIO(content))), image_px=40, boxes=[box]
     )
-    draft = decoded(content, image_px=40, box=box)
+    draft = decoded(content, image_px=40, boxes=[box])
     assert np.abs(draft - whole).mean() < 1.5, box
     # To be off by a pixel of 480 would show.
     moved = (box[0], box[1] + 12, box[2], box[3] - 12)
-    other = decoded(content, image_px=40, box=moved)
+    other = decoded(content, image_px=40, boxes=[moved])
     assert np.abs(other - whole).mean() > np.abs(draft - whole).mean()
 
 
@@ -138,7 +138,7 @@ def test_pixels_are_treated_as_files_are():
   for channels in (1, 3):
     for how in (
       {"image_px": 21, "resize_px": 30},
-      {"image_px": 9, "box": (3, 4, 20, 30)},
+      {"image_px": 9, "boxes": [(3, 4, 20, 30)]},
       {},
     ):
       np.testing.assert_array_equal(
@@ -212,6 +212,24 @@ def test_wrong_metadata_does_not_matter():
   exif = Image.Exif()
   exif[0x0112] = 99
   assert decoded(encoded(picture(), exif=exif)).shape == (60, 80, 3)
+
+
+def test_boxes_of_one_decode_are_those_of_several():
+  content = encoded(picture(60, 80))
+  boxes = [(0, 0, 60, 80), (3, 4, 20, 30), (30, 40, 30, 40)]
+  together = decoded(content, image_px=12, boxes=boxes)
+  assert together.shape == (3, 12, 12, 3)
+  for box, cut in zip(boxes, together, strict=True):
+    np.testing.assert_array_equal(
+      decoded(content, image_px=12, boxes=[box])[0], cut
+    )
+  # Of a JPEG the smallest box says how small it may be decoded: the large one
+  # comes out as near to the whole image, or nearer.
+  large = encoded(picture(480, 640), "JPEG", **JPEG)
+  for pair in ([boxes[0], boxes[1]], [boxes[1], boxes[0]]):
+    cut = decoded(large, image_px=12, boxes=pair)
+    small = decoded(large, image_px=12, boxes=[boxes[1]])[0]
+    np.testing.assert_array_equal(cut[pair.index(boxes[1])], small)
 
 
 def test_names():

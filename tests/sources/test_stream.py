@@ -40,11 +40,14 @@ class Lazy:
 
   def crops(self, rows, boxes, side):
     """Cuts without resizing: boxes are as large as crops here."""
-    np.testing.assert_array_equal(boxes[:, 2:], side)
+    np.testing.assert_array_equal(boxes[..., 2:], side)
     return np.stack(
       [
-        self.images[row, int(top) : int(top) + side, int(left) :][:, :side]
-        for row, (top, left, *_) in zip(rows, boxes)
+        [
+          self.images[row, int(top) : int(top) + side, int(left) :][:, :side]
+          for top, left, *_ in views
+        ]
+        for row, views in zip(rows, boxes, strict=True)
       ]
     )
 
