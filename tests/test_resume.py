@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from genrep_jax import main as main_lib
 from genrep_jax.lib import checkpoint, errors, execution, lock
@@ -92,11 +93,29 @@ def test_some_steps_then_a_new_process_equal_twenty(stop, whole, tmp_path):
   assert len(losses) == len(set(losses)) == 4
 
 
+def write_images(folder):
+  """Writes 240 JPEGs of ten classes, of several sizes; returns the folder."""
+  draws = np.random.default_rng(0)
+  for number in range(240):
+    place = folder / f"class{number % 10}"
+    place.mkdir(parents=True, exist_ok=True)
+    pixels = draws.integers(0, 256, (30 + number % 7, 34, 3), np.uint8)
+    Image.fromarray(pixels).save(place / f"{number}.jpg")
+  return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["generator", "stream"])
 def test_killed_ten_times_at_random_moments_then_resumed(tmp_path, source):
   """Kill -9 ten times, also inside saves: every step saves."""
-  rolls, quick = random.Random(0), (*QUICK, f"source.name={source}")
+  rolls, of_source = random.Random(0), ()
+  if source == "stream":  # decoded by processes, which die with their parent
+    folder = write_images(tmp_path / "images")
+    of_source = (
+      *("source.name=stream", "source.crop=decode", "data.name=folder"),
+      *(f"data.data_dir={folder}", "data.image_px=28", "data.channels=1"),
+    )
+  quick = (*QUICK, *of_source)
   whole, tmp_path = tmp_path / "whole", tmp_path / "killed"
   done = support.main(whole, *quick)
   assert done.returncode == 0, done.stderr
@@ -128,7 +147,7 @@ def test_killed_ten_times_at_random_moments_then_resumed(tmp_path, source):
     print(f"kill {kills}: {left}")
   done = support.main(tmp_path, *quick, "checkpoint.every_steps=1")
   assert done.returncode == 0, done.stderr
-  config = support.tiny(f"source.name={source}")
+  config = support.tiny(*of_source)
   assert_same_bits(
     final_leaves(tmp_path, config)[0], final_leaves(whole, config)[0]
   )
