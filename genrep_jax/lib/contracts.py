@@ -237,9 +237,9 @@ class Split(NamedTuple):
       `shape`, `dtype` and a length, whose `images[rows]`, rows a slice or int
       [n], is such an array; `numpy.asarray` of it decodes everything. If it has
       `crops` and `sizes`, int [N 2], each image's own height and width,
-      `crops(rows, boxes float [n 4], side)` is uint8 [n side side c]: of every
-      image a box (top, left, height, width; pixels), cut out while decoding
-      and resized.
+      `crops(rows, boxes float [n v 4], side)` is uint8 [n v side side c]: of
+      every image v boxes (top, left, height, width; pixels), cut out while
+      decoding, once, and resized.
     labels: numpy, int [N], or bool [N k] where an image can have several.
   """
 

@@ -13,14 +13,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from genrep_jax.lib import contracts, metrics, optim, options, plugins, rng
-from genrep_jax.programs import _discriminator
+from genrep_jax.lib import contracts, optim, options, plugins, rng
+from genrep_jax.programs import _discriminator, _players
 
 _GRID = 10  # the preview is _GRID x _GRID images
 _STANDING_BATCHES = 40  # of _STANDING_SIZE latents each
@@ -60,27 +59,6 @@ OPTIONS = {
 }
 
 
-@flax.struct.dataclass
-class State:
-  """State of a game; everything random is a function of (seed, step).
-
-  Attributes:
-    step: int32 scalar, rounds played.
-    params: {"generator": ..., "discriminator": ...}.
-    batch_stats: of the generator.
-    vectors: spectral normalization's singular vectors, per kernel.
-    opt_state: {"generator": ..., "discriminator": ...}.
-    ema: {"params", "batch_stats"} of the averaged generator: the export.
-  """
-
-  step: jax.Array
-  params: Any
-  batch_stats: Any
-  vectors: Any
-  opt_state: Any
-  ema: Any
-
-
 def d_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array:
   """The discriminator's loss of logits real [n], fake [n]; a scalar."""
   if kind == "hinge":
@@ -110,6 +88,11 @@ def optimizer(cfg, learning_rate: float, updates: int):
   return optax.adam(schedule, b1=cfg.beta1, b2=cfg.beta2)
 
 
+def averaged(state: _players.State):
+  """Returns the variables of the averaged generator."""
+  return {name: of["generator"] for name, of in state.ema.items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Game:
   """The two players, their optimizers and the rules.
@@ -121,7 +104,7 @@ class Game:
     source: of the real images.
     generator: the player that is exported.
     discriminator: the other's linen module.
-    tx: {player: optimizer}.
+    tx: {player: optimizer}; each player is one network of its name.
     split: shards arrays over the devices by their first axis.
   """
 
@@ -134,7 +117,32 @@ class Game:
   tx: Mapping[str, optax.GradientTransformation]
   split: Callable
 
-  def init(self) -> State:
+  @property
+  def rules(self) -> _players.Rules:
+    """A round: `d_steps` updates of the discriminator, one of the other."""
+    return _players.Rules(
+      players={
+        name: _players.Player((name,), tx) for name, tx in self.tx.items()
+      },
+      phases=(
+        _players.Phase(
+          "discriminator",
+          {"discriminator": self.d_loss},
+          self.d_draw,
+          times=self.options.d_steps,
+          before=self.d_before,
+        ),
+        _players.Phase(
+          "generator",
+          {"generator": self.g_loss},
+          self.g_draw,
+          after=self.g_after,
+        ),
+      ),
+      total=("d_loss", "g_loss"),
+    )
+
+  def init(self) -> _players.State:
     """Returns the state of step 0."""
     seed, generator = self.seed, self.generator
     variables = generator.init(rng.stream(seed, "generator_init"))
@@ -142,16 +150,15 @@ class Game:
     d_params = self.discriminator.init(
       rng.stream(seed, "discriminator_init"), image, jnp.zeros(1, jnp.int32)
     )["params"]
-    params = {"generator": variables["params"], "discriminator": d_params}
-    return State(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      batch_stats=variables["batch_stats"],
-      vectors=_discriminator.init_vectors(
-        rng.stream(seed, "spectral_init"), d_params
-      ),
-      opt_state={name: tx.init(params[name]) for name, tx in self.tx.items()},
-      ema=jax.tree.map(jnp.copy, dict(variables)),
+    vectors = _discriminator.init_vectors(
+      rng.stream(seed, "spectral_init"), d_params
+    )
+    own = {name: {"generator": tree} for name, tree in variables.items()}
+    return self.rules.init(
+      {**own["params"], "discriminator": d_params},
+      batch_stats=own["batch_stats"],
+      vectors={"discriminator": vectors},
+      ema=jax.tree.map(jnp.copy, own),
     )
 
   def sample(self, name, indices):
@@ -197,92 +204,79 @@ class Game:
     )(images)
     return jnp.mean(jnp.sum(slope**2, axis=(1, 2, 3)))
 
-  def update(self, name, state, grads):
-    """Applies one player's gradient."""
-    updates, opt_state = self.tx[name].update(grads, state.opt_state[name])
-    params = optax.apply_updates(state.params[name], updates)
-    return state.replace(
-      params=state.params | {name: params},
-      opt_state=state.opt_state | {name: opt_state},
-    )
-
-  def d_update(self, state, frozen, update):
-    """One discriminator update; returns (state, metrics)."""
-    cfg, b = self.options, self.batch
-    images, labels = self.real_batch(frozen, update)
+  def d_draw(self, update, frozen):
+    """Draws (images, labels, z, y) of one update; says whether R1 counts."""
+    counts = update % self.options.r1_every == 0
     z, y = self.latents("d_latents", update)
-    fakes, _ = self.generate_train(
-      state.params["generator"], state.batch_stats, z, y
-    )
+    return *self.real_batch(frozen, update), z, y, counts
+
+  def d_before(self, state, update):
+    """Improves the spectral vectors."""
+    del update
     vectors = _discriminator.power_iteration(
-      state.params["discriminator"], state.vectors
+      state.params["discriminator"], state.vectors["discriminator"]
     )
+    return state.moved(vectors={"discriminator": vectors})
 
-    def loss(params):
-      logits = self.discriminate(
-        params,
-        vectors,
-        jnp.concatenate([images, fakes]),
-        jnp.concatenate([labels, y]),
-      )
-      real, fake = logits[:b], logits[b:]
-      adversarial, penalty = d_loss(cfg.loss, real, fake), jnp.zeros(())
-      if cfg.r1_weight:
-        penalty = jax.lax.cond(
-          update % cfg.r1_every == 0,
-          lambda: self.r1(params, vectors, images, labels),
-          lambda: jnp.zeros(()),
-        )
-      # Lazy: every r1_every-th update carries the weight of all of them.
-      penalty *= cfg.r1_every
-      return adversarial + 0.5 * cfg.r1_weight * penalty, {
-        "d_loss": adversarial,
-        "r1": penalty,
-        "real_logit": jnp.mean(real),
-        "fake_logit": jnp.mean(fake),
-      }
-
-    grads, values = jax.grad(loss, has_aux=True)(state.params["discriminator"])
-    state = self.update("discriminator", state, grads)
-    return state.replace(vectors=vectors), values
-
-  def g_update(self, state):
-    """One generator update; returns (state, its loss)."""
-    z, y = self.latents("g_latents", state.step)
-
-    def loss(params):
-      images, batch_stats = self.generate_train(params, state.batch_stats, z, y)
-      logits = self.discriminate(
-        state.params["discriminator"], state.vectors, images, y
-      )
-      return g_loss(self.options.loss, logits), batch_stats
-
-    (value, batch_stats), grads = jax.value_and_grad(loss, has_aux=True)(
-      state.params["generator"]
+  def d_loss(self, params, state, given):
+    """The discriminator's loss; the generator's statistics stay."""
+    cfg, b = self.options, self.batch
+    images, labels, z, y, counts = given
+    fakes, _ = self.generate_train(
+      params["generator"], state.batch_stats["generator"], z, y
     )
-    state = self.update("generator", state, grads)
+    own, vectors = params["discriminator"], state.vectors["discriminator"]
+    logits = self.discriminate(
+      own,
+      vectors,
+      jnp.concatenate([images, fakes]),
+      jnp.concatenate([labels, y]),
+    )
+    real, fake = logits[:b], logits[b:]
+    adversarial, penalty = d_loss(cfg.loss, real, fake), jnp.zeros(())
+    if cfg.r1_weight:
+      penalty = jax.lax.cond(
+        counts,
+        lambda: self.r1(own, vectors, images, labels),
+        lambda: jnp.zeros(()),
+      )
+    # Lazy: every r1_every-th update carries the weight of all of them.
+    penalty *= cfg.r1_every
+    measured = {
+      "d_loss": adversarial,
+      "r1": penalty,
+      "real_logit": jnp.mean(real),
+      "fake_logit": jnp.mean(fake),
+    }
+    return adversarial + 0.5 * cfg.r1_weight * penalty, (measured, {})
+
+  def g_draw(self, update, frozen):
+    """Draws (z, y) of one update of the generator."""
+    del frozen
+    return self.latents("g_latents", update)
+
+  def g_loss(self, params, state, given):
+    """The generator's loss; its statistics move."""
+    z, y = given
+    images, batch_stats = self.generate_train(
+      params["generator"], state.batch_stats["generator"], z, y
+    )
+    logits = self.discriminate(
+      params["discriminator"], state.vectors["discriminator"], images, y
+    )
+    value = g_loss(self.options.loss, logits)
+    changes = {"batch_stats": {"generator": batch_stats}}
+    return value, ({"g_loss": value}, changes)
+
+  def g_after(self, state, update):
+    """Moves the averaged generator."""
+    new = {
+      "params": {"generator": state.params["generator"]},
+      "batch_stats": state.batch_stats,
+    }
     # Early averages would remember the random start: warm the decay up.
-    ema = optim.ema(
-      state.ema,
-      {"params": state.params["generator"], "batch_stats": batch_stats},
-      self.options.ema_decay,
-      state.step,
-      warmup=True,
-    )
-    return state.replace(batch_stats=batch_stats, ema=ema), value
-
-  def step(self, state, frozen):
-    """One round: d_steps discriminator updates, one generator update."""
-    d_steps = self.options.d_steps
-    for i in range(d_steps):
-      with jax.named_scope("discriminator"):
-        state, values = self.d_update(state, frozen, state.step * d_steps + i)
-    with jax.named_scope("generator"):
-      state, value = self.g_update(state)
-    collected = metrics.collection(
-      state.step + 1, loss=values["d_loss"] + value, g_loss=value, **values
-    )
-    return state.replace(step=state.step + 1), collected
+    ema = optim.ema(state.ema, new, self.options.ema_decay, update, warmup=True)
+    return state.replace(ema=ema)
 
   def preview(self, state, frozen):
     """A grid of the averaged generator's images, a column per class."""
@@ -290,7 +284,7 @@ class Game:
     z, y = self.sample("preview", rng.indices(0, _GRID**2))
     if self.generator.num_classes:
       y = jnp.arange(_GRID**2, dtype=jnp.int32) % self.generator.num_classes
-    images = self.generator.apply(state.ema, z, y)
+    images = self.generator.apply(averaged(state), z, y)
     return {"samples": images.reshape(_GRID, _GRID, *images.shape[1:])}
 
   def generate(self, variables, index):
@@ -314,12 +308,13 @@ class Game:
       _, new = self.generator.train_apply(variables, z, y, momentum=0.0)
       return new["batch_stats"]
 
+    variables = averaged(state)
     measured = [
-      jax.device_get(measure(state.ema, np.uint32(batch)))
+      jax.device_get(measure(variables, np.uint32(batch)))
       for batch in range(_STANDING_BATCHES)
     ]
     statistics = jax.tree.map(lambda *x: np.mean(x, axis=0), *measured)
-    return {"params": state.ema["params"], "batch_stats": statistics}
+    return {"params": variables["params"], "batch_stats": statistics}
 
 
 def _check(cfg, source, generator, config) -> None:
@@ -413,7 +408,7 @@ def make(cfg, run) -> contracts.Program:
 
   return contracts.Program(
     init=game.init,
-    step=game.step,
+    step=game.rules.round,
     frozen=source.frozen,
     shardings=run.replicated,
     examples_per_step=run.batch * cfg.d_steps,

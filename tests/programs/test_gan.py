@@ -239,7 +239,7 @@ def test_moving_average_of_the_generator(played):
     np.testing.assert_allclose(got, want, atol=1e-6)
   difference = jax.tree.map(
     lambda a, b: float(np.abs(a - b).max()),
-    last.ema["params"],
+    last.ema["params"]["generator"],
     last.params["generator"],
   )
   assert max(jax.tree.leaves(difference)) > 0
@@ -394,7 +394,7 @@ def test_export_is_what_the_average_draws(played, tmp_path):
   drawn = generator.apply(loaded, z, y)
   assert np.abs(drawn - trained).mean() < 0.005
   lagging = generator.apply(
-    loaded | {"batch_stats": last.ema["batch_stats"]}, z, y
+    loaded | {"batch_stats": last.ema["batch_stats"]["generator"]}, z, y
   )
   assert np.abs(lagging - trained).mean() > 0.02
 
