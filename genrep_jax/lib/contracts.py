@@ -391,6 +391,8 @@ class Model:
       Without `latent`, every view is of the anchor itself; without `pixel`,
       T_x is left out; `sigma` replaces T_z's own. None: nothing is rendered.
     sigma_varies: T_z has a sigma that `views` can replace.
+    reconstruct: (variables, images [n h w c] in [-1, 1]) -> images of the same
+      shape, what is left of them; jit-able. None: nothing is reconstructed.
     channels: c of the images.
   """
 
@@ -398,6 +400,7 @@ class Model:
   generate: Callable[[Tree, Array], tuple[Array, Array]] | None = None
   views: Callable[..., Judged] | None = None
   sigma_varies: bool = True
+  reconstruct: Callable[[Tree, Array], Array] | None = None
   channels: int | None = None
 
 

@@ -8,22 +8,15 @@ that has `train_apply` and variables {"params", "batch_stats"}.
 """
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from genrep_jax.lib import contracts, optim, options, plugins, rng
-from genrep_jax.programs import _discriminator, _players
-
-_GRID = 10  # the preview is _GRID x _GRID images
-_STANDING_BATCHES = 40  # of _STANDING_SIZE latents each
-_STANDING_SIZE = 500
+from genrep_jax.programs import _discriminator, _games, _players
 
 OPTIONS = {
   "loss": options.choice(
@@ -94,28 +87,16 @@ def averaged(state: _players.State):
 
 
 @dataclasses.dataclass(frozen=True)
-class Game:
+class Game(_games.Game):
   """The two players, their optimizers and the rules.
 
   Attributes:
-    seed: of the run.
-    batch: b, images of each kind in an update.
-    options: as in `OPTIONS`.
-    source: of the real images.
-    generator: the player that is exported.
-    discriminator: the other's linen module.
+    discriminator: a linen module.
     tx: {player: optimizer}; each player is one network of its name.
-    split: shards arrays over the devices by their first axis.
   """
 
-  seed: int
-  batch: int
-  options: Any
-  source: contracts.Source
-  generator: contracts.Generator
   discriminator: nn.Module
   tx: Mapping[str, optax.GradientTransformation]
-  split: Callable
 
   @property
   def rules(self) -> _players.Rules:
@@ -161,41 +142,11 @@ class Game:
       ema=jax.tree.map(jnp.copy, own),
     )
 
-  def sample(self, name, indices):
-    """Draws (z [n sample_dim], y [n]) of the stream `name`."""
-    keys = rng.per_index(rng.stream(self.seed, name), indices)
-    return jax.vmap(self.generator.sample)(keys)
-
-  def latents(self, name, update):
-    """Draws (z [b sample_dim], y [b]) of one update of one player."""
-    return self.split(self.sample(name, rng.indices(update, self.batch)))
-
-  def real_batch(self, frozen, update):
-    """Gathers (images [b h w c] in [-1, 1], labels [b]), epoch by epoch."""
-    if "fed" in frozen and self.options.d_steps > 1:
-      turn = update % self.options.d_steps
-      fed = jax.tree.map(lambda x: x[turn], frozen["fed"])
-      frozen = {**frozen, "fed": fed}
-    draws = self.source.draw(update, frozen)
-    images, labels = (
-      self.source.show(draws, None, frozen)[:, 0],
-      draws["labels"],
-    )
-    if not self.generator.num_classes:
-      labels = jnp.zeros_like(labels)
-    return self.split((images, labels))
-
   def discriminate(self, params, vectors, images, labels):
     """The discriminator's logits [n]."""
     if self.options.spectral_norm:
       params = _discriminator.normalize(params, vectors)
     return self.discriminator.apply({"params": params}, images, labels)
-
-  def generate_train(self, params, batch_stats, z, y):
-    """The generator in training mode: (images, new batch statistics)."""
-    variables = {"params": params, "batch_stats": batch_stats}
-    images, updated = self.generator.train_apply(variables, z, y)
-    return images, updated["batch_stats"]
 
   def r1(self, params, vectors, images, labels):
     """E |grad_x D(x)|^2 over real images (Mescheder et al. 2018, eq. 9)."""
@@ -208,7 +159,8 @@ class Game:
     """Draws (images, labels, z, y) of one update; says whether R1 counts."""
     counts = update % self.options.r1_every == 0
     z, y = self.latents("d_latents", update)
-    return *self.real_batch(frozen, update), z, y, counts
+    real = self.real_batch(frozen, update, self.options.d_steps)
+    return *real, z, y, counts
 
   def d_before(self, state, update):
     """Improves the spectral vectors."""
@@ -278,74 +230,12 @@ class Game:
     ema = optim.ema(state.ema, new, self.options.ema_decay, update, warmup=True)
     return state.replace(ema=ema)
 
-  def preview(self, state, frozen):
-    """A grid of the averaged generator's images, a column per class."""
-    del frozen
-    z, y = self.sample("preview", rng.indices(0, _GRID**2))
-    if self.generator.num_classes:
-      y = jnp.arange(_GRID**2, dtype=jnp.int32) % self.generator.num_classes
-    images = self.generator.apply(averaged(state), z, y)
-    return {"samples": images.reshape(_GRID, _GRID, *images.shape[1:])}
 
-  def generate(self, variables, index):
-    """Draws (images [n h w c], classes [n]) of the numbers uint32 [n]."""
-    z, y = self.sample("generate", index)
-    return self.generator.apply(variables, z, y), y
-
-  def variables(self, state, frozen=None):
-    """The averaged generator, its batch-norm statistics measured anew.
-
-    The moving average of the statistics lags behind the averaged weights: they
-    belong to other weights. Means over 40 batches of 500 latents fit (Brock et
-    al. 2019, section 2: "standing statistics").
-    """
-    del frozen
-
-    @jax.jit
-    def measure(variables, batch):
-      indices = rng.indices(batch, _STANDING_SIZE)
-      z, y = self.sample("standing_statistics", indices)
-      _, new = self.generator.train_apply(variables, z, y, momentum=0.0)
-      return new["batch_stats"]
-
-    variables = averaged(state)
-    measured = [
-      jax.device_get(measure(variables, np.uint32(batch)))
-      for batch in range(_STANDING_BATCHES)
-    ]
-    statistics = jax.tree.map(lambda *x: np.mean(x, axis=0), *measured)
-    return {"params": variables["params"], "batch_stats": statistics}
-
-
-def _check(cfg, source, generator, config) -> None:
-  """Raises UsageError for settings that cannot work together."""
+def _check(cfg) -> None:
   widths, convs = tuple(cfg.d_widths), tuple(cfg.d_extra_convs)
   if len(widths) != len(convs):
     options.refuse(
       "program.d_extra_convs", convs, f"as many as d_widths, {len(widths)}"
-    )
-  if generator.train_apply is None:
-    options.refuse(
-      "generator.name",
-      config.generator.name,
-      "a generator that has train_apply",
-    )
-  if source.generator is not None:
-    options.refuse(
-      "source.name", config.source.name, "real images alone: array"
-    )
-  shape = (*generator.resolution, generator.channels)
-  if source.image_shape != shape:
-    options.refuse(
-      "data.name",
-      f"images {source.image_shape}",
-      f"the generator's {shape}",
-    )
-  if generator.num_classes not in (0, source.num_classes):
-    options.refuse(
-      "generator.num_classes",
-      generator.num_classes,
-      f"0 or, as the real images have, {source.num_classes}",
     )
 
 
@@ -367,7 +257,8 @@ def make(cfg, run) -> contracts.Program:
   generator = plugins.make(
     "generators", run.config.generator, dtype=jnp.float32
   )
-  _check(cfg, source, generator, run.config)
+  _check(cfg)
+  _games.check(source, generator, run.config)
   total = run.total_steps
   game = Game(
     seed=run.seed,
@@ -386,25 +277,9 @@ def make(cfg, run) -> contracts.Program:
   )
 
   def exported(state, frozen):
-    variables = jax.device_get(game.variables(state))
-    half = jax.tree.map(lambda x: x.astype(np.float16), variables["params"])
-    digest = hashlib.sha256()
-    train = run.dataset.train
-    for array in (np.asarray(train.images), frozen["labels"]):
-      digest.update(np.ascontiguousarray(array).tobytes())
-    entry = run.plain("generator")
-    for key in ("weights", "sha256"):  # of what was loaded, not of this file
-      entry.pop(key, None)
-    metadata = {
-      "generator": entry,
-      "program": run.plain("program"),
-      "data": run.config.data.name,
-      "data_sha256": digest.hexdigest(),
-      "seed": run.seed,
-      "global_batch": run.batch,
-      "steps": int(state.step),
-    }
-    return {"generator.safetensors": (variables | {"params": half}, metadata)}
+    variables = jax.device_get(game.standing(averaged(state)))
+    made = _games.export(run, variables, frozen, state.step)
+    return {"generator.safetensors": made}
 
   return contracts.Program(
     init=game.init,
@@ -414,7 +289,7 @@ def make(cfg, run) -> contracts.Program:
     examples_per_step=run.batch * cfg.d_steps,
     images_per_step=run.batch * (2 * cfg.d_steps + 1),
     total_steps=total,
-    preview=game.preview,
+    preview=lambda state, frozen: {"samples": game.samples(averaged(state))},
     captions={"samples": "samples of the averaged generator, by class"},
     preview_at_end=True,
     facts={
@@ -423,7 +298,7 @@ def make(cfg, run) -> contracts.Program:
       **run.source_facts(),
     },
     model=contracts.Model(generate=game.generate, channels=generator.channels),
-    variables=game.variables,
+    variables=lambda state, frozen: game.standing(averaged(state)),
     feed=source.feed,
     feed_batches=cfg.d_steps,
     export=exported,

@@ -1,0 +1,1 @@
+"""Games: encoder and generator are learned from real images together."""
