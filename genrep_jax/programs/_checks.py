@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genrep_jax.lib import contracts, errors, plugins, rng
+from genrep_jax.lib import contracts, errors, options, plugins, rng
 
 _KEY = jax.eval_shape(lambda: jax.random.key(0))
 _ROWS = 3  # of abstract batches: neither 1 nor a usual batch
@@ -198,6 +198,26 @@ def objective(label: str, loss, state, frozen) -> None:
   value, new = _traced(label, "apply", values, state, frozen)
   _like(label, "the loss", value, (), jnp.float32)
   _like_tree(label, "the new state", new, state.objective)
+
+
+def local_maps(run) -> None:
+  """Refuses an encoder without local maps where the objective wants them."""
+  if "local" not in run.objective.requires:
+    return
+  shape = run.view_shapes[0]
+
+  def local(key, images):
+    variables = run.encoder.init(key, shape)
+    return run.encoder.apply(variables, images, train=True, local=True)[0].local
+
+  images = jax.ShapeDtypeStruct((_ROWS, *shape), jnp.float32)
+  if jax.eval_shape(local, _KEY, images) is None:
+    options.refuse(
+      "encoder.name",
+      run.config.encoder.name,
+      "an encoder with local maps, which objective "
+      f"{run.config.objective.name!r} compares",
+    )
 
 
 def probe(run, encode, variables, frozen) -> None:

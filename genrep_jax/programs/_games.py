@@ -99,18 +99,16 @@ class Game:
       {"params", "batch_stats"}.
     """
 
-    @jax.jit
-    def measure(variables, batch):
+    def measure(batch):
       indices = rng.indices(batch, _STANDING_SIZE)
       z, y = self.sample("standing_statistics", indices)
       _, new = self.generator.train_apply(variables, z, y, momentum=0.0)
       return new["batch_stats"]
 
-    measured = [
-      jax.device_get(measure(variables, np.uint32(batch)))
-      for batch in range(_STANDING_BATCHES)
-    ]
-    statistics = jax.tree.map(lambda *x: np.mean(x, axis=0), *measured)
+    measured = jax.jit(jax.lax.map, static_argnums=0)(
+      measure, jnp.arange(_STANDING_BATCHES, dtype=jnp.uint32)
+    )
+    statistics = jax.tree.map(lambda x: jnp.mean(x, axis=0), measured)
     return {"params": variables["params"], "batch_stats": statistics}
 
 

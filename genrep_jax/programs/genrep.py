@@ -316,6 +316,7 @@ def make(cfg, run) -> contracts.Program:
   Raises:
     UsageError: anything that does not fit, before anything is compiled.
   """
+  _checks.local_maps(run)
   mean, std = run.normalization
   one = GenRep(
     seed=run.seed,

@@ -124,7 +124,7 @@ def test_gradients_are_each_players_own(recorded):
       "D": {"D"},
       "EG": {"E", "G"},
     }
-    for number, (player, of) in enumerate(grads.items()):
+    for number, of in enumerate(grads.values()):
       for net, leaves in of.items():
         for leaf, gradient in leaves.items():
           at = np.unravel_index(np.abs(gradient).argmax(), gradient.shape)
