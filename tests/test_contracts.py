@@ -406,9 +406,8 @@ def test_source(name):
 
 PROGRAMS = {
   "bigan": (
-    *("source.name=array", "encoder.name=mlp", "encoder.widths=(8,6)"),
-    *("program.prior=gaussian", "program.d_widths=(8,8)"),
-    "program.alarm_images=4",
+    *("source.name=array", "program.prior=gaussian"),
+    *("program.d_widths=(8,8)", "program.alarm_images=4"),
   ),
   "genrep": (),
   "gan": (
