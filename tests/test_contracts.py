@@ -32,6 +32,7 @@ from tests import support
 # What a plug-in needs beyond its defaults to be made at all.
 SMALL_VIEW = {"crop_px": 0, "mean": (0.5,), "std": (0.5,)}
 SMALL = {
+  ("generators", "biggan"): {"latent_dim": 8, "widths": (8, 6, 4)},
   ("generators", "biggan_deep"): {"ch": 4, "num_classes": 3},
   ("generators", "bigbigan"): {"ch": 4},
   ("generators", "dcgan"): {"resolution": 16, "widths": (16, 8)},

@@ -9,7 +9,6 @@ hidden layer; a sigmoid says the pixels in [0, 1]. Weights start from N(0,
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from genrep_jax.lib import options, rng
@@ -94,10 +93,7 @@ def make(cfg, *, dtype=jnp.float32) -> Generator:
     return dict(net.init(key, jnp.zeros((1, cfg.latent_dim)), no_class))
 
   def sample(key):
-    if cfg.prior == "uniform":
-      z = jax.random.uniform(key, (cfg.latent_dim,), minval=-1.0, maxval=1.0)
-      return z, no_class
-    return rng.latent_and_class(key, cfg.latent_dim, 0, truncation=0.0)
+    return rng.unconditional_latent(key, cfg.latent_dim, cfg.prior)
 
   def train_apply(variables, z, y, momentum=None):
     trained = net if momentum is None else net.clone(momentum=momentum)

@@ -99,6 +99,23 @@ def latent_and_class(key, latent_dim, num_classes, *, sigma=1.0, truncation):
   return z, y.astype(jnp.int32)
 
 
+def unconditional_latent(key, latent_dim: int, prior: str):
+  """Draws what a game's generator takes.
+
+  Args:
+    key: a PRNG key.
+    latent_dim: of z.
+    prior: "uniform", in (-1, 1), or "gaussian".
+
+  Returns:
+    (z float32 [latent_dim], y int32 [], 0).
+  """
+  if prior == "uniform":
+    z = jax.random.uniform(key, (latent_dim,), minval=-1.0, maxval=1.0)
+    return z, jnp.zeros((), jnp.int32)
+  return latent_and_class(key, latent_dim, 0, truncation=0.0)
+
+
 def neighbors(key: jax.Array, pool: int, count: int) -> jax.Array:
   """Draws `count` of the neighbors 1 .. pool without replacement: uint32."""
   return (1 + jax.random.permutation(key, pool)[:count]).astype(jnp.uint32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genrep_jax.lib import configs, errors, execution, metrics, plugins, weights
-from genrep_jax.programs import _joint, bigan
+from genrep_jax.programs import _inference, _joint, bigan
 from tests import fixture_files, support
 
 
@@ -135,9 +135,7 @@ def test_encoder_and_generator_are_moved_by_their_own_pairs():
     return game.eg_loss(params, state, (images, z))[0]
 
   def of_real(params):
-    inferred, *_ = game.infer(
-      params, state.batch_stats["encoder"], images, train=True
-    )
+    inferred, _ = game.infer(params, state.batch_stats["encoder"], images)
     real = game.discriminator.apply(own, images, inferred)
     return jnp.mean(jax.nn.softplus(real)) / 2
 
@@ -191,11 +189,11 @@ def test_alarms_by_hand():
   random = np.random.default_rng(0)
   x = jnp.asarray(random.uniform(-1, 1, (6, 4, 4, 1)))
   z = jnp.asarray(random.normal(size=(6, 3)))
-  perfect = bigan.alarms(x, x, z, z, z)
+  perfect = _inference.alarms(x, x, z, z, z)
   assert perfect["reconstruction_error"] == 0
   np.testing.assert_allclose(perfect["latent_variance_ratio"], 1, rtol=1e-6)
   gray = jnp.zeros_like(x)
-  none = bigan.alarms(x, gray, z, 0 * z + 0.3, jnp.ones_like(z))
+  none = _inference.alarms(x, gray, z, 0 * z + 0.3, jnp.ones_like(z))
   np.testing.assert_allclose(none["reconstruction_ratio"], 1, rtol=1e-6)
   np.testing.assert_allclose(none["latent_variance_ratio"], 0, atol=1e-12)
   np.testing.assert_allclose(none["mean_cosine"], 1, rtol=1e-5)
