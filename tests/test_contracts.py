@@ -410,6 +410,12 @@ PROGRAMS = {
     *("source.name=array", "program.prior=gaussian"),
     *("program.d_widths=(8,8)", "program.alarm_images=4"),
   ),
+  "bigbigan": (
+    *("source.name=array", "generator.truncation=0.0"),
+    *("program.d_widths=(8,8)", "program.joint_width=8"),
+    *("program.joint_blocks=1", "program.head_width=8"),
+    "program.alarm_images=4",
+  ),
   "genrep": (),
   "gan": (
     "source.name=array",

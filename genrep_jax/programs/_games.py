@@ -112,8 +112,15 @@ class Game:
     return {"params": variables["params"], "batch_stats": statistics}
 
 
-def check(source, generator, config) -> None:
-  """Raises UsageError for parts that cannot play together."""
+def check(source, generator, config, *, enlarged: bool = False) -> None:
+  """Raises UsageError for parts that cannot play together.
+
+  Args:
+    source: of real images.
+    generator: that is to be trained.
+    config: of the experiment.
+    enlarged: real images may be several times as wide as generated ones.
+  """
   if generator.train_apply is None:
     options.refuse(
       "generator.name",
@@ -125,11 +132,12 @@ def check(source, generator, config) -> None:
       "source.name", config.source.name, "real images alone: array"
     )
   shape = (*generator.resolution, generator.channels)
-  if source.image_shape != shape:
+  times = source.image_shape[0] // shape[0] if enlarged else 1
+  if source.image_shape != (times * shape[0], times * shape[1], shape[2]):
     options.refuse(
       "data.name",
       f"images {source.image_shape}",
-      f"the generator's {shape}",
+      f"the generator's {shape}" + ", or k times as wide" * enlarged,
     )
   if generator.num_classes not in (0, source.num_classes):
     options.refuse(

@@ -89,6 +89,11 @@ class Game(_games.Game):
   mean: jax.Array
   std: jax.Array
 
+  @property
+  def batches(self) -> int:
+    """Real batches that a round takes."""
+    return 1
+
   def head(self, params, pooled):
     """E's head: features [n f] -> z [n d], before `prior` bounds it."""
     raise NotImplementedError
@@ -202,10 +207,14 @@ class Game(_games.Game):
     """G(E(x))."""
     return self.render(variables, self.latent(variables, images))
 
+  def shown(self, frozen):
+    """Real images of the preview."""
+    return self.real_batch(frozen, jnp.int32(0), self.batches)[0][: _games.GRID]
+
   def preview(self, state, frozen):
     """Samples; images above G(E(x)); paths between E(x) of two images."""
     variables = self.current(state)
-    images = self.real_batch(frozen, jnp.int32(0))[0][: _games.GRID]
+    images = self.shown(frozen)
     z = self.latent(variables, images)
     share = jnp.linspace(0, 1, _PATH)[None, :, None]
     path = z[:, None] * (1 - share) + jnp.roll(z, 1, axis=0)[:, None] * share
@@ -236,12 +245,13 @@ class Game(_games.Game):
     }
 
 
-def parts(cfg, run) -> dict[str, Any]:
+def parts(cfg, run, *, enlarged: bool = False) -> dict[str, Any]:
   """Makes what every such game has; refuses what cannot play.
 
   Args:
     cfg: an entry with `OPTIONS`.
     run: a genrep_jax.run.Run.
+    enlarged: real images may be several times as wide as generated ones.
 
   Returns:
     Fields of `Game`.
@@ -249,7 +259,7 @@ def parts(cfg, run) -> dict[str, Any]:
   generator = plugins.make(
     "generators", run.config.generator, dtype=jnp.float32
   )
-  _games.check(run.source, generator, run.config)
+  _games.check(run.source, generator, run.config, enlarged=enlarged)
   _check(cfg, run, generator)
   mean, std = run.normalization
   return {
