@@ -93,7 +93,7 @@ def test_it_builds(path, request):
   assert program.total_steps > 0
   if config.total_steps:
     assert program.total_steps == config.total_steps
-  if not overrides:
+  if not overrides and path.parent.name != "games":  # these train their own
     assert len(config.generator.sha256) == 64
     assert program.facts["generator sha256"] == config.generator.sha256
 

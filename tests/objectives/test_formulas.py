@@ -509,7 +509,10 @@ def test_masked_negatives_of_pairs_of_views():
   [
     (lambda z: cmc.loss(z, graph="ring", temperature=1), "'ring'.*core, full"),
     (lambda z: vicreg.loss(z, variance_reduction="max"), "'max'.*mean, sum"),
-    (lambda z: dim.loss(z, z[:, 0], measure="dv"), "'dv'.*jsd, infonce"),
+    (
+      lambda z: dim.loss(z, z[:, 0], measure="mine"),
+      "'mine'.*jsd, infonce, dv, nwj",
+    ),
     (lambda z: cmc.loss(z[:1], temperature=1), "given 1; .* as cmc compares"),
     (
       lambda z: moco_v3.loss(z[:1], z[:1], temperature=1),

@@ -532,7 +532,7 @@ def test_what_a_run_does_not_provide(options, words):
     ("vicreg", "variance_weight", -25.0),
     ("vicreg", "variance_reduction", "max"),
     ("barlow_twins", "off_diagonal_weight", math.inf),
-    ("dim", "measure", "dv"),
+    ("dim", "measure", "mine"),
     ("dim", "mi_units", 0),
     ("amdim", "clip", -20.0),
     ("amdim", "regularizer", -1.0),
